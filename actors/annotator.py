@@ -1,0 +1,257 @@
+"""The actor: hosts the models of some slots and annotates batches of chunks. An ordinary class; Ray runs it in a pool.
+
+A chunk comes as a row of Arrow (pipeline/schema.py, FLOW): its frames as planar YUV, and perhaps the boxes or landmarks
+that an earlier pool or an earlier run found. It leaves with the results of the slots hosted here, as flat float lists.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from actors.batch import Clipping, FaceBatch, Faces, Piece, face_batches, make_pieces
+from actors.bundles import Model, build_model
+
+FACE_WIDTH = 15  # x1 y1 x2 y2, score, five points
+
+
+class Annotator:
+    """Runs the hosted models over batches of chunks.
+
+    The result of a face does not depend on what shares its batch, but for float rounding of the device's kernels.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        batch_frames: int = 32,
+        batch_faces: int = 64,
+        keep_frames: bool = False,
+        cache: str | None = None,
+    ) -> None:
+        """Load the models.
+
+        Args:
+            models: the hosted models, in the bundle's order.
+            device: `cpu`, `cuda`, or `auto`: CUDA if this process has one.
+            threads: CPU threads; None leaves torch's number, which under Ray is 1.
+            batch_frames: frames of one size that go through the detector at once.
+            batch_faces: faces that go through a face model at once.
+            keep_frames: pass the frames on, for a later pool.
+            cache: folder for weight files fetched from URIs.
+
+        Raises:
+            ModelError: weights are missing or do not fit.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        # not asked of Ray: a cluster may give logical GPUs to a machine without any
+        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        self.batch_frames, self.batch_faces, self.keep_frames = batch_frames, batch_faces, keep_frames
+        self.models = list(models)
+        self.nets = {model.slot: _place(build_model(model, cache), self.device) for model in models}
+
+    def __call__(self, chunks: pa.Table) -> pa.Table:
+        """Annotate a batch of chunks.
+
+        Args:
+            chunks: rows of FLOW.
+
+        Returns:
+            The same rows in the same order, with `face_index` and the columns of the hosted slots filled where the row
+            asks for them in `slots`, and `planes` null unless frames are kept.
+        """
+        columns = {name: chunks[name] for name in chunks.column_names}
+        results: list[dict[str, np.ndarray]] = [{} for _ in range(chunks.num_rows)]
+        for rows in _alike(chunks, [model.slot for model in self.models]):
+            for row, result in zip(rows, self._annotate(chunks.take(rows) if len(rows) < chunks.num_rows else chunks), strict=True):
+                results[row] = result
+        for name in ("face_index", *(model.slot for model in self.models)):
+            values = [
+                result.get(name) if name in result else old
+                for result, old in zip(results, _lists(chunks[name]), strict=True)
+            ]
+            columns[name] = _to_lists(values, chunks.schema.field(name).type)
+        if not self.keep_frames:
+            columns["planes"] = pa.nulls(chunks.num_rows, chunks.schema.field("planes").type)
+        return pa.table(columns, schema=chunks.schema)
+
+    @torch.inference_mode()
+    def _annotate(self, chunks: pa.Table) -> list[dict[str, np.ndarray]]:
+        """Results of each chunk; all chunks ask for the same slots and bring the same."""
+        wanted = set(chunks["slots"][0].as_py() or ())
+        brought = {name for name in ("face", "landmarks") if not chunks[name].is_null()[0].as_py()}
+        models = [m for m in self.models if m.slot in self._closure(wanted) and m.slot not in brought]
+        clippings = list(_clippings(chunks))
+        if not models or not any(c.count for c in clippings):
+            return _empty(chunks, [model.slot for model in models], brought)
+
+        pieces = make_pieces(clippings, self.device, self.batch_frames)
+        if "face" in brought:
+            found = _stored_faces(pieces, clippings, chunks, self.device)
+        else:
+            found = [(piece, self._detect(piece)) for piece in pieces]
+        outputs: dict[str, list[Tensor]] = {model.slot: [] for model in models if model.slot != "face"}
+        stored_landmarks = _stored_landmarks(found, chunks, self.device) if "landmarks" in brought else None
+        for span, parts in face_batches([(p, f) for p, f in found if len(f)], self.batch_faces):
+            batch = FaceBatch(parts, None if stored_landmarks is None else stored_landmarks[span])
+            for model in models:
+                if model.slot != "face":
+                    outputs[model.slot].append(self._run(model, batch))
+        return _collect(clippings, found, outputs, with_faces="face" not in brought)
+
+    def _closure(self, wanted: set[str]) -> set[str]:
+        """The wanted slots and those whose results they need."""
+        needed = set(wanted)
+        for model in reversed(self.models):
+            if model.slot in needed:
+                needed.update(model.needs)
+        return needed
+
+    def _detect(self, piece: Piece) -> Faces:
+        found = self.nets["face"].detect(piece.frames_BCHW)
+        return Faces(found.frame_N, found.boxes_N4.float(), found.scores_N.float(), found.points_N52)
+
+    def _run(self, model: Model, batch: FaceBatch) -> Tensor:
+        output = self.nets[model.slot](batch.input(model.input, model.align_on)).float()
+        return batch.set_landmarks(output).flatten(1) if model.slot == "landmarks" else output
+
+
+def _place(net: object, device: torch.device) -> object:
+    return net.eval().to(device) if isinstance(net, torch.nn.Module) else net
+
+
+def _alike(chunks: pa.Table, hosted: Sequence[str]) -> list[list[int]]:
+    """Rows that ask for the same slots and bring the same results, and end without an error before any frame."""
+    groups: dict[tuple, list[int]] = {}
+    asked = chunks["slots"].to_pylist()
+    brought = {name: chunks[name].is_null().to_pylist() for name in ("face", "landmarks")}
+    for row in range(chunks.num_rows):
+        slots = tuple(slot for slot in asked[row] or () if slot in hosted)
+        if slots:
+            groups.setdefault((slots, brought["face"][row], brought["landmarks"][row]), []).append(row)
+    return list(groups.values())
+
+
+def _clippings(chunks: pa.Table) -> list[Clipping]:
+    counts = chunks["frames"].combine_chunks().value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    columns = {name: chunks[name].to_pylist() for name in ("height", "width", "matrix", "full_range")}
+    made = []
+    for row in range(chunks.num_rows):
+        buffer = chunks["planes"][row].as_buffer()
+        planes = np.frombuffer(buffer, np.uint8) if buffer is not None else np.empty(0, np.uint8)
+        made.append(
+            Clipping(
+                planes=planes,
+                count=int(counts[row]),
+                height=columns["height"][row] or 0,
+                width=columns["width"][row] or 0,
+                matrix=columns["matrix"][row] or "bt601",
+                full_range=bool(columns["full_range"][row]),
+                offset=int(offsets[row]),
+            )
+        )
+    return made
+
+
+def _stored_faces(
+    pieces: Sequence[Piece], clippings: Sequence[Clipping], chunks: pa.Table, device: torch.device
+) -> list[tuple[Piece, Faces]]:
+    """The boxes that the rows bring, sorted to the pieces that hold their frames."""
+    frame_N, values_N15 = _flat_faces(clippings, chunks, "face", FACE_WIDTH)
+    found = []
+    for piece in pieces:
+        lookup = {int(frame): row for row, frame in enumerate(piece.frame_B.tolist())}
+        mine = np.flatnonzero(np.isin(frame_N, list(lookup)))
+        # a face goes where its frame lies in the piece; a stable sort keeps the faces of a frame in their order
+        rows = np.array([lookup[int(frame)] for frame in frame_N[mine]], np.int64)
+        order = np.argsort(rows, kind="stable")
+        values = torch.from_numpy(values_N15[mine[order]]).to(device)
+        points = values[:, 5:].reshape(-1, 5, 2)
+        found.append((piece, Faces(torch.from_numpy(rows[order]).to(device), values[:, :4], values[:, 4], points)))
+    return found
+
+
+def _stored_landmarks(found: Sequence[tuple[Piece, Faces]], chunks: pa.Table, device: torch.device) -> Tensor:
+    """Landmarks that the rows bring, in the order of the faces of all pieces: N x 68 x 2."""
+    frame_N, values_N136 = _flat_faces(list(_clippings(chunks)), chunks, "landmarks", 136)
+    order = np.concatenate([piece.frame_B.cpu().numpy()[faces.row_N.cpu().numpy()] for piece, faces in found])
+    # both sides hold a frame's faces in the same order, so ranking both by frame pairs them
+    paired = np.empty(len(order), np.int64)
+    paired[np.argsort(order, kind="stable")] = np.argsort(frame_N, kind="stable")
+    return torch.from_numpy(values_N136[paired]).to(device).reshape(-1, 68, 2)
+
+
+def _flat_faces(clippings: Sequence[Clipping], chunks: pa.Table, slot: str, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frame (within the call) and values of every face that the rows bring for a slot."""
+    frames = [np.asarray(index, np.int64) + c.offset for c, index in zip(clippings, _lists(chunks["face_index"]), strict=True)]
+    values = [np.asarray(v, np.float32).reshape(-1, width) for v in _lists(chunks[slot])]
+    return np.concatenate(frames), np.concatenate(values)
+
+
+def _collect(
+    clippings: Sequence[Clipping],
+    found: Sequence[tuple[Piece, Faces]],
+    outputs: Mapping[str, Sequence[Tensor]],
+    with_faces: bool,
+) -> list[dict[str, np.ndarray]]:
+    """Bring all results to the host at once and deal them out to the chunks, faces in the order of their frames."""
+    frame_N = torch.cat([piece.frame_B[faces.row_N] for piece, faces in found])
+    boxes = [
+        torch.cat(
+            [
+                faces.boxes_N4,
+                faces.scores_N[:, None],
+                faces.boxes_N4.new_full((len(faces), 10), float("nan"))
+                if faces.points_N52 is None
+                else faces.points_N52.reshape(-1, 10),
+            ],
+            dim=1,
+        )
+        for _, faces in found
+    ]
+    tensors = {"face": torch.cat(boxes)} if with_faces else {}
+    # the width of a slot without a single face is not known; its lists are empty, so any will do
+    tensors |= {slot: torch.cat(list(parts)) if parts else frame_N.new_empty(0, 1).float() for slot, parts in outputs.items()}
+    host = {name: tensor.to("cpu", non_blocking=True) for name, tensor in {"frame": frame_N, **tensors}.items()}
+    if frame_N.is_cuda:
+        torch.cuda.synchronize()
+    frames = host["frame"].numpy()
+    order = np.argsort(frames, kind="stable")
+    starts = np.searchsorted(frames[order], [c.offset for c in clippings] + [clippings[-1].offset + clippings[-1].count])
+    results = []
+    for clipping, low, high in zip(clippings, starts[:-1], starts[1:], strict=True):
+        mine = order[low:high]
+        result = {"face_index": (frames[mine] - clipping.offset).astype(np.int32)}
+        result |= {name: host[name].numpy()[mine] for name in tensors}
+        results.append(result)
+    return results
+
+
+def _empty(chunks: pa.Table, slots: Sequence[str], brought: set[str]) -> list[dict[str, np.ndarray]]:
+    result: dict[str, np.ndarray] = {slot: np.empty(0, np.float32) for slot in slots}
+    if "face" not in brought:
+        result["face_index"] = np.empty(0, np.int32)
+    return [result for _ in range(chunks.num_rows)]
+
+
+def _lists(column: pa.ChunkedArray) -> list[np.ndarray | None]:
+    """The lists of a list column as arrays, None where null."""
+    return [None if not item.is_valid else item.values.to_numpy(zero_copy_only=False) for item in column]
+
+
+def _to_lists(values: Sequence[np.ndarray | None], kind: pa.DataType) -> pa.Array:
+    """A list column from one array per row (flattened), None for null."""
+    dtype = kind.value_type.to_pandas_dtype()
+    flat = [np.asarray(v, dtype).ravel() for v in values if v is not None]
+    lengths = np.array([0 if v is None else np.asarray(v).size for v in values], np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    mask = pa.array([v is None for v in values])
+    child = pa.array(np.concatenate(flat) if flat else np.empty(0, dtype), kind.value_type)
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), child, mask=mask)

@@ -1,0 +1,184 @@
+"""The tensors of one call: frames of every size in pieces, the faces found in them, and what the models say of them."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from actors import crops
+from actors.colour import unpack_planes, yuv420_to_rgb
+
+EXPAND_112, EXPAND_224 = 1.2, 1.1  # how far the reference's two crops reach beyond the box, section 3.1
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """The frames of one chunk as they travel: planar YUV 4:2:0.
+
+    Attributes:
+        planes: uint8, per frame Y, U, V end to end.
+        count: frames.
+        height, width: of every frame, pixels.
+        matrix: bt601, bt709 or bt2020.
+        full_range: luma 0-255.
+        offset: number of its first frame within the call.
+    """
+
+    planes: np.ndarray
+    count: int
+    height: int
+    width: int
+    matrix: str
+    full_range: bool
+    offset: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Frames of one size on the device.
+
+    Attributes:
+        frames_BCHW: uint8 RGB.
+        frame_B: number of each frame within the call, int64.
+    """
+
+    frames_BCHW: Tensor
+    frame_B: Tensor
+
+
+@dataclass(frozen=True)
+class Faces:
+    """The faces of one piece, in its frames' order, within a frame in falling score.
+
+    Attributes:
+        row_N: index into the piece's frames, int64.
+        boxes_N4: x1, y1, x2, y2 in pixels of the frame, float32.
+        scores_N: float32, NaN where the model has none.
+        points_N52: five points in pixels, or None.
+    """
+
+    row_N: Tensor
+    boxes_N4: Tensor
+    scores_N: Tensor
+    points_N52: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.row_N)
+
+    def part(self, low: int, high: int) -> "Faces":
+        """The faces from `low` up to `high`."""
+        points = None if self.points_N52 is None else self.points_N52[low:high]
+        return Faces(self.row_N[low:high], self.boxes_N4[low:high], self.scores_N[low:high], points)
+
+
+def make_pieces(chunks: Sequence[Clipping], device: torch.device, batch_frames: int) -> list[Piece]:
+    """Move the frames of all chunks to the device and convert them to RGB, in pieces of one size and colour space.
+
+    Frames of different clips share a piece if they have the same size; the bytes go up as they are, half those of RGB.
+    """
+    groups: dict[tuple[int, int, str, bool], list[Clipping]] = {}
+    for chunk in chunks:
+        if chunk.count:
+            groups.setdefault((chunk.height, chunk.width, chunk.matrix, chunk.full_range), []).append(chunk)
+    pieces = []
+    for (height, width, matrix, full_range), members in groups.items():
+        size = height * width + 2 * ((height + 1) // 2) * ((width + 1) // 2)
+        frame_B = np.concatenate([np.arange(c.offset, c.offset + c.count) for c in members])
+        with warnings.catch_warnings():
+            # frames lie read-only in Ray's shared memory; they are only read here
+            warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writable")
+            planes = [torch.from_numpy(c.planes).view(c.count, size) for c in members]
+        for low in range(0, len(frame_B), batch_frames):
+            part = _rows(planes, low, min(low + batch_frames, len(frame_B))).to(device, non_blocking=True)
+            y, u, v = unpack_planes(part.flatten(), len(part), height, width)
+            pieces.append(
+                Piece(
+                    yuv420_to_rgb(y, u, v, matrix, full_range),
+                    torch.from_numpy(frame_B[low : low + len(part)]).to(device),
+                )
+            )
+    return pieces
+
+
+def _rows(parts: Sequence[Tensor], low: int, high: int) -> Tensor:
+    """Rows low..high of the parts laid end to end; a view where one part holds them all."""
+    taken = []
+    for part in parts:
+        if low < len(part) and high > 0:
+            taken.append(part[max(low, 0) : high])
+        low, high = low - len(part), high - len(part)
+    return taken[0] if len(taken) == 1 else torch.cat(taken)
+
+
+class FaceBatch:
+    """Up to `batch_faces` faces, of several pieces, and their crops; a crop is made when a model first asks for it."""
+
+    def __init__(self, parts: Sequence[tuple[Piece, Faces]], landmarks_NK2: Tensor | None = None) -> None:
+        self.parts = parts
+        self.boxes_N4 = torch.cat([faces.boxes_N4 for _, faces in parts])
+        self.landmarks_NK2 = landmarks_NK2
+        self._crops: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.boxes_N4)
+
+    def input(self, kind: str, align_on: str | None) -> Tensor:
+        """What a model reads: `crops112`, `crops224`, `aligned112` (float32 RGB 0-1, N x 3 x S x S) or `landmarks`."""
+        if kind == "landmarks":
+            return self._need_landmarks()
+        if kind not in self._crops:
+            self._crops[kind] = self._aligned(align_on) if kind == "aligned112" else self._cropped(kind)
+        return self._crops[kind]
+
+    def set_landmarks(self, normalised_N136: Tensor) -> Tensor:
+        """Keep landmarks that a model gave for `crops112`; returns them in pixels of the frame, N x 68 x 2."""
+        boxes = crops.crop_boxes(self.boxes_N4, EXPAND_112)
+        self.landmarks_NK2 = crops.landmarks_to_frame(normalised_N136, boxes)
+        return self.landmarks_NK2
+
+    def _need_landmarks(self) -> Tensor:
+        if self.landmarks_NK2 is None:
+            raise RuntimeError("a model asked for landmarks before the landmark model ran: the bundle's order is wrong")
+        return self.landmarks_NK2
+
+    def _cropped(self, kind: str) -> Tensor:
+        size, expand = (112, EXPAND_112) if kind == "crops112" else (224, EXPAND_224)
+        return torch.cat(
+            [crops.crop_faces(p.frames_BCHW, f.row_N, f.boxes_N4, size=size, expand=expand) for p, f in self.parts]
+        )
+
+    def _aligned(self, align_on: str | None) -> Tensor:
+        low, aligned = 0, []
+        for piece, faces in self.parts:
+            if align_on == "landmarks":
+                points = crops.five_points(self._need_landmarks()[low : low + len(faces)])
+            elif faces.points_N52 is not None:
+                points = faces.points_N52
+            else:
+                raise RuntimeError("a model asked for faces aligned on the detector's points, and the detector gave none")
+            aligned.append(crops.align_faces(piece.frames_BCHW, faces.row_N, points, size=112))
+            low += len(faces)
+        return torch.cat(aligned)
+
+
+def face_batches(
+    found: Sequence[tuple[Piece, Faces]], batch_faces: int
+) -> Iterator[tuple[slice, list[tuple[Piece, Faces]]]]:
+    """Cut the faces of all pieces into batches: the slice of the call's faces, and the parts that make it up."""
+    parts: list[tuple[Piece, Faces]] = []
+    start = held = 0
+    for piece, faces in found:
+        low = 0
+        while low < len(faces):
+            high = min(len(faces), low + batch_faces - held)
+            parts.append((piece, faces.part(low, high)))
+            held += high - low
+            low = high
+            if held == batch_faces:
+                yield slice(start, start + held), parts
+                start, held, parts = start + held, 0, []
+    if held:
+        yield slice(start, start + held), parts

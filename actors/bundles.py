@@ -1,0 +1,304 @@
+"""A bundle names a model for each slot. It resolves to a short ordered list of models with files and versions.
+
+A bundle is a name of actors/catalog.py or a YAML file:
+
+    extends: pyfeat                # optional: start from a named bundle
+    models:
+      face: {model: retinaface_mnet025, weights: weights/retinaface.safetensors}
+      embeddings:
+        factory: my_package.models:build_embedder      # called as build_embedder(weights, **parameters)
+        weights: s3://bucket/embedder.safetensors      # a path relative to this file, or any fsspec URI
+        input: aligned112                              # frames | crops112 | crops224 | aligned112 | landmarks
+        same_person_cosine: 0.33                       # embeddings only
+        parameters: {width: 512}
+      emotions: none
+
+The YAML file's folder is importable for factories. Resolving needs no torch, so it can run where no model can.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from actors import hub
+from actors.catalog import BUNDLES, INPUTS, MODELS, SLOTS, ModelCard
+from actors.errors import BundleError, MissingWeightsError
+from actors.hub import FileRef
+from actors.weights import digest
+
+
+class Entry(BaseModel):
+    """One slot of a bundle file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = None
+    factory: str | None = None
+    weights: str | dict[str, str] | None = None
+    parameters: dict[str, Any] = {}
+    input: Literal["frames", "crops112", "crops224", "aligned112", "landmarks"] | None = None
+    same_person_cosine: float | None = None
+    align_on: Literal["detector", "landmarks"] | None = None
+    licence: str | None = None
+
+    @model_validator(mode="after")
+    def _model_or_factory(self) -> "Entry":
+        if (self.model is None) == (self.factory is None):
+            raise ValueError("give either 'model' (a name that Faceatlas knows) or 'factory' (package.module:function)")
+        if self.model is not None and self.model not in MODELS:
+            raise ValueError(f"no model {self.model!r}; there are {', '.join(MODELS)}")
+        if self.factory is not None and ":" not in self.factory:
+            raise ValueError(f"factory {self.factory!r}: write it as package.module:function")
+        if self.factory is not None and self.input is None:
+            raise ValueError(f"a factory must say its 'input': one of {', '.join(INPUTS)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Model:
+    """A resolved model: all that an actor on any machine needs to load it, and the version that its table gets.
+
+    Attributes:
+        slot: the slot it fills.
+        name: the catalogue's name, or the factory.
+        builder: `module:function`.
+        is_factory: the builder is the user's: called with `weights` instead of `files`.
+        input: one of catalog.INPUTS.
+        files: role -> file.
+        parameters: keyword arguments of the builder.
+        import_path: folder that is put on the import path for a factory.
+        needs: slots whose results it reads.
+        align_on: for aligned112: `detector` or `landmarks`.
+        points: a face model that gives five points.
+        same_person_cosine: for embeddings.
+        licence: of the weights.
+        version: 12 hex digits; names the version of the slot's table.
+    """
+
+    slot: str
+    name: str
+    builder: str
+    is_factory: bool
+    input: str
+    files: Mapping[str, FileRef]
+    parameters: Mapping[str, Any]
+    import_path: str | None
+    needs: tuple[str, ...]
+    align_on: str | None
+    points: bool
+    same_person_cosine: float | None
+    licence: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A resolved bundle: its models in the order in which they run."""
+
+    name: str
+    models: tuple[Model, ...] = field(default_factory=tuple)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Slot -> version."""
+        return {model.slot: model.version for model in self.models}
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Slots that no model fills."""
+        return tuple(slot for slot in SLOTS if slot not in self.versions)
+
+    def slot(self, name: str) -> Model | None:
+        """The model of a slot, if any."""
+        return next((model for model in self.models if model.slot == name), None)
+
+
+def read_bundle(bundle: str) -> tuple[str, dict[str, Entry], Path | None]:
+    """Name, entries by slot, and folder of a bundle given by name or by YAML file.
+
+    Raises:
+        BundleError: no such bundle, or the file is wrong; the message names the slot and the setting.
+    """
+    if bundle in BUNDLES:
+        return bundle, {slot: Entry(model=model) for slot, model in BUNDLES[bundle].items()}, None
+    path = Path(bundle)
+    if path.suffix not in (".yaml", ".yml"):
+        raise BundleError(f"no bundle {bundle!r}; there are {', '.join(BUNDLES)}, or give a .yaml file")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise BundleError(f"cannot read the bundle {bundle}: {error}") from error
+    if not isinstance(tree, dict) or not isinstance(tree.get("models"), dict):
+        raise BundleError(f"bundle {bundle}: expected a section 'models:' with one entry per slot")
+    if unknown := set(tree) - {"name", "extends", "models"}:
+        raise BundleError(f"bundle {bundle}: unknown setting {', '.join(sorted(unknown))}; there are name, extends, models")
+    base = tree.get("extends")
+    if base is not None and base not in BUNDLES:
+        raise BundleError(f"bundle {bundle}: extends {base!r}, which is none of {', '.join(BUNDLES)}")
+    entries = {slot: Entry(model=model) for slot, model in BUNDLES.get(base, {}).items()}
+    for slot, value in tree["models"].items():
+        if slot not in SLOTS:
+            raise BundleError(f"bundle {bundle}: no slot {slot!r}; there are {', '.join(SLOTS)}")
+        if value in (None, "none"):
+            entries.pop(slot, None)
+            continue
+        try:
+            entries[slot] = Entry.model_validate({"model": value} if isinstance(value, str) else value)
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors())
+            raise BundleError(f"bundle {bundle}, slot {slot}: {problems}") from error
+    return str(tree.get("name") or path.stem), entries, path.resolve().parent
+
+
+def resolve_bundle(bundle: str, sampling: str = "", mirror: str | None = None, cache: str | None = None) -> Bundle:
+    """Find every file of a bundle and work out the versions.
+
+    Args:
+        bundle: name or YAML file.
+        sampling: version of what comes before the models (which frames are decoded); every version depends on it.
+        mirror: folder laid out like the hub, any fsspec URI; None: the hub.
+        cache: folder for files fetched from URIs.
+
+    Raises:
+        BundleError: the bundle is wrong.
+        MissingWeightsError: a file cannot be had; the message names the model, the file and what to do.
+    """
+    name, entries, folder = read_bundle(bundle)
+    if "face" not in entries:
+        raise BundleError(f"bundle {name}: every bundle needs a model for the slot 'face'; the others work on its boxes")
+    models: dict[str, Model] = {}
+    for slot in SLOTS:
+        if slot in entries:
+            models[slot] = _resolve(name, slot, entries[slot], folder, models, sampling, mirror, cache)
+    return Bundle(name, tuple(models.values()))
+
+
+def _resolve(
+    bundle: str,
+    slot: str,
+    entry: Entry,
+    folder: Path | None,
+    before: Mapping[str, Model],
+    sampling: str,
+    mirror: str | None,
+    cache: str | None,
+) -> Model:
+    card = MODELS[entry.model] if entry.model else ModelCard(slot, entry.factory or "", entry.input or "")
+    name = entry.model or entry.factory or ""
+    where = f"bundle {bundle}, slot {slot}, model {name}"
+    if card.slot != slot:
+        raise BundleError(f"{where}: this model fills the slot {card.slot!r}")
+    kind = entry.input or card.input
+    if (kind == "frames") != (slot == "face"):
+        raise BundleError(f"{where}: input {kind!r} does not fit; a face model reads frames, all others faces")
+    if slot == "landmarks" and kind == "landmarks":
+        raise BundleError(f"{where}: a landmark model cannot read its own landmarks; use crops112")
+    cosine = entry.same_person_cosine if entry.same_person_cosine is not None else card.same_person_cosine
+    if slot == "embeddings" and cosine is None:
+        raise BundleError(f"{where}: an embedding model must state 'same_person_cosine'; thresholds differ between models")
+    align_on = None
+    if kind == "aligned112":
+        align_on = entry.align_on or ("detector" if before["face"].points else "landmarks")
+    needs = ["face"] if slot != "face" else []
+    if kind == "landmarks" or align_on == "landmarks":
+        if "landmarks" not in before:
+            raise BundleError(f"{where}: it needs landmarks, and the bundle has no model for that slot")
+        needs.append("landmarks")
+    files = _find_files(where, entry, card, folder, mirror, cache)
+    digests = {role: ref.digest for role, ref in sorted(files.items())}
+    content = [name, card.algorithm, kind, align_on, dict(entry.parameters), digests]
+    depends = [sampling, *(before[need].version for need in needs)]
+    return Model(
+        slot=slot,
+        name=name,
+        builder=card.builder,
+        is_factory=entry.factory is not None,
+        input=kind,
+        files=files,
+        parameters=dict(entry.parameters),
+        import_path=str(folder) if folder is not None else None,
+        needs=tuple(needs),
+        align_on=align_on,
+        points=card.points or bool(entry.factory and slot == "face"),
+        same_person_cosine=cosine,
+        licence=entry.licence or card.licence,
+        version=hashlib.blake2b(json.dumps([content, depends], sort_keys=True).encode(), digest_size=6).hexdigest(),
+    )
+
+
+def _find_files(
+    where: str, entry: Entry, card: ModelCard, folder: Path | None, mirror: str | None, cache: str | None
+) -> dict[str, FileRef]:
+    refs: dict[str, FileRef] = {}
+    given = {"weights": entry.weights} if isinstance(entry.weights, str) else entry.weights or {}
+    if unknown := set(given) - set(card.files) if entry.model else set():
+        raise BundleError(f"{where}: it has no file {', '.join(sorted(unknown))}; it has {', '.join(card.files) or 'none'}")
+    for role, place in given.items():
+        uri = os.path.expandvars(place)
+        if "://" not in uri and folder is not None:
+            uri = str((folder / uri).resolve())
+        try:
+            refs[role] = FileRef(digest(hub.fetch_uri(uri, cache)), uri=uri)
+        except FileNotFoundError as error:
+            raise MissingWeightsError(f"{where}: its {role} file {uri} is missing; correct 'weights' in the bundle") from error
+    for role, file in card.files.items():
+        if role not in refs:
+            refs[role] = _find_published(where, file.repo, file.names, file.revision, mirror, cache)
+    return refs
+
+
+def _find_published(
+    where: str, repo: str, names: tuple[str, ...], revision: str | None, mirror: str | None, cache: str | None
+) -> FileRef:
+    remedy = (
+        "Give this machine access to the hub; or set models.mirror to a folder (any fsspec URI) laid out like it, here "
+        f"<mirror>/{repo}/{names[0]}; or name the file in a bundle of your own ('weights:'); "
+        "or take a bundle without downloads: --bundle cascade."
+    )
+    if mirror is not None:
+        for name in names:
+            uri = f"{mirror.rstrip('/')}/{repo}/{name}"
+            try:
+                return FileRef(digest(hub.fetch_uri(uri, cache)), uri=uri)
+            except FileNotFoundError:
+                continue
+        raise MissingWeightsError(f"{where}: the mirror {mirror} has no file {repo}/{' or '.join(names)}. {remedy}")
+    try:
+        path, name, commit = hub.fetch_hub(repo, names, revision)
+    except MissingWeightsError as error:
+        raise MissingWeightsError(f"{where}: file {names[0]} of hub repository {repo}: {error}. {remedy}") from error
+    return FileRef(digest(path), repo=repo, name=name, revision=commit)
+
+
+def build_model(model: Model, cache: str | None = None) -> Any:
+    """Load a resolved model on this machine, on the CPU; for its calling convention see actors/models.
+
+    Raises:
+        MissingWeightsError: a file is not there any more, or holds other bytes than when the run was planned.
+        StateDictError: the file does not fit the model.
+        BundleError: the factory cannot be imported.
+    """
+    files = {role: hub.fetch(ref, cache) for role, ref in model.files.items()}
+    for role, path in files.items():
+        if digest(path) != model.files[role].digest:
+            raise MissingWeightsError(f"model {model.name}: {path} changed since the run was planned; start the run again")
+    module_name, _, function = model.builder.partition(":")
+    if model.import_path is not None and model.import_path not in sys.path:
+        sys.path.append(model.import_path)
+    try:
+        builder = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError) as error:
+        raise BundleError(f"slot {model.slot}: cannot import {model.builder} ({error}); is it installed on every node?") from error
+    if not model.is_factory:
+        return builder(files, **model.parameters)
+    weights = files.get("weights") if set(files) <= {"weights"} else files
+    return builder(weights, **model.parameters)

@@ -1,0 +1,30 @@
+"""The errors of the models.
+
+    ModelError
+    ├── BundleError               a bundle names what does not exist, or does not fit together
+    └── WeightsError              a weight file cannot be read
+        ├── MissingWeightsError   the file is not there
+        └── StateDictError        it was read, but its tensors are not those of the network
+
+Every class takes its message alone, so that it survives pickling between Ray workers.
+"""
+
+
+class ModelError(Exception):
+    """Base of all errors that the models raise on purpose."""
+
+
+class BundleError(ModelError):
+    """A bundle cannot be put together as it is written."""
+
+
+class WeightsError(ModelError):
+    """A weight file cannot be read; the message names the file and says why."""
+
+
+class MissingWeightsError(WeightsError):
+    """A weight file is not there; the message names the path that was tried."""
+
+
+class StateDictError(WeightsError):
+    """Tensors and network differ; the message lists missing and unexpected keys and wrong shapes."""

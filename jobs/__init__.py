@@ -1,0 +1,1 @@
+"""Command line and job entry points: parse, call `pipeline` and `actors`, print."""

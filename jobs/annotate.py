@@ -1,0 +1,139 @@
+"""`python -m jobs.annotate CORPUS OUT`: the main job, alone or under `ray job submit`."""
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from actors.bundles import Bundle, resolve_bundle
+from jobs import cluster
+from jobs.options import BundleOption, ConfigOption, CorpusArgument, EveryOption, OutArgument, SetOption, exit_on_error
+from jobs.progress import RunProgress
+from pipeline import annotate as flow
+from pipeline.annotate import Annotation, Report
+from pipeline.config import Config, load_config
+from pipeline.sources import Corpus, read_corpus
+from pipeline.versions import clips_version
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def settings(config: Path | None, assignments: list[str] | None, every: int | None) -> Config:
+    """The configuration of the command line's options."""
+    extra = [f"decode.every={every}"] if every is not None else []
+    return load_config(config, [*(assignments or []), *extra])
+
+
+def wanted_of(bundle: Bundle) -> Annotation:
+    """A bundle as the flow must know it."""
+    embeddings = bundle.slot("embeddings")
+    return Annotation(
+        name=bundle.name,
+        versions=bundle.versions,
+        needs={model.slot: model.needs for model in bundle.models},
+        same_person_cosine=embeddings.same_person_cosine if embeddings else None,
+        models={
+            model.slot: {
+                "model": model.name,
+                "version": model.version,
+                "licence": model.licence,
+                "files": {role: {"place": ref.place, "sha256": ref.digest} for role, ref in model.files.items()},
+            }
+            for model in bundle.models
+        },
+    )
+
+
+def resolve(bundle: str, config: Config) -> Bundle:
+    """Find the files of a bundle under a configuration."""
+    return resolve_bundle(bundle, clips_version(config.decode), config.models.mirror, config.models.cache)
+
+
+def run(corpus: str, out: str, bundle: str, config: Config) -> Report:
+    """Annotate a corpus and print what is done; returns how it ended."""
+    models = resolve(bundle, config)
+    sources = read_corpus(corpus, config)
+    say_what_is_wanted(sources, models)
+
+    with RunProgress(console) as progress:
+        report = flow.annotate(
+            sources,
+            out,
+            wanted_of(models),
+            make_stages=lambda: cluster.make_stages(models, config),
+            start_ray=lambda: cluster.start_ray(config),
+            config=config,
+            progress=progress,
+        )
+    say_report(report, out)
+    return report
+
+
+def say_what_is_wanted(corpus: Corpus, bundle: Bundle) -> None:
+    """Print the corpus, the files that are ignored, the models, and the slots that are left out."""
+    console.print(f"{corpus.clips.num_rows} clips, {len(corpus.ignored)} other files ignored")
+    for name in corpus.ignored[:5]:
+        console.print(f"  ignored: {name}")
+    if len(corpus.ignored) > 5:
+        console.print(f"  ... and {len(corpus.ignored) - 5} more; all are in the run's record")
+    console.print(f"bundle {bundle.name}: " + ", ".join(f"{model.slot} {model.name}" for model in bundle.models))
+    if bundle.left_out:
+        console.print(f"left out, no model in this bundle: {', '.join(bundle.left_out)}")
+
+
+def say_report(report: Report, out: str) -> None:
+    """Print the totals of a run and what was quarantined."""
+    counts = ", ".join(f"{n} {status}" for status, n in report.clips.items())
+    console.print(
+        f"{report.wanted} clips: {counts}; this run wrote {report.frames} frames and {report.faces} faces; "
+        f"the corpus has {report.tracks} tracks of {report.identities} identities ({report.seconds['total']:.1f} s)"
+    )
+    for row in report.quarantined[:20]:
+        name = row["uri"] + (f"!{row['member']}" if row["member"] else "")
+        console.print(f"  quarantined: {name}: {row['message']} [{row['error_class']}]", markup=False)
+    if len(report.quarantined) > 20:
+        console.print(f"  ... and {len(report.quarantined) - 20} more in the table quarantine")
+    if report.in_order:
+        console.print(f"tables are in {out}")
+        return
+    if report.unexpected:
+        console.print(
+            f"NOT IN ORDER: {len(report.unexpected)} clips failed by a mistake of Faceatlas, not of their own; "
+            "please report the messages above; the next run tries these clips again",
+            markup=False,
+        )
+        return
+    console.print(
+        f"NOT IN ORDER: {len(report.unaccounted)} clips have no outcome: {', '.join(report.unaccounted[:5])} ...; "
+        "run the same command again, it does what is missing",
+        markup=False,
+    )
+
+
+def annotate(
+    corpus: CorpusArgument,
+    out: OutArgument,
+    bundle: BundleOption = "pyfeat",
+    every: EveryOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Annotate a corpus: every face, tracks, and who is who; what is there already is not done again.
+
+    Examples:
+
+      faceatlas annotate videos/ out/
+
+      faceatlas annotate s3://bucket/shards/ s3://bucket/out --every 5 --set actors.gpus=0.5
+
+      faceatlas annotate manifest.parquet out/ --bundle my_bundle.yaml
+
+      ray job submit --working-dir . -- python -m jobs.annotate CORPUS OUT
+    """
+    with exit_on_error():
+        report = run(corpus, out, bundle, settings(config, assignments, every))
+    raise typer.Exit(0 if report.in_order else 1)
+
+
+if __name__ == "__main__":
+    typer.run(annotate)

@@ -1,0 +1,94 @@
+"""Connecting to a Ray cluster, or starting one on this machine; and the actor pools that fit it."""
+
+import logging
+import os
+from collections.abc import Sequence
+
+import ray
+
+from actors.annotator import Annotator
+from actors.bundles import Bundle
+from pipeline.annotate import Stage, fit_pools
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+
+
+def start_ray(config: Config) -> None:
+    """Connect to the cluster of the configuration, of RAY_ADDRESS or of the surrounding job; else start one here.
+
+    Raises:
+        ConfigError: the address does not answer.
+    """
+    if ray.is_initialized():
+        return
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    options: dict = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        # a cluster of our own is reached from this machine alone and needs no token left in the user's home
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # decoding and an actor want one CPU each, so a single core is counted twice
+        cpus = config.ray.num_cpus or max(2, os.cpu_count() or 1)
+        options |= {"num_cpus": cpus, "include_dashboard": False}
+        if config.ray.num_gpus is not None:
+            options["num_gpus"] = config.ray.num_gpus
+        if config.ray.object_store_mb is not None:
+            options["object_store_memory"] = config.ray.object_store_mb << 20
+    try:
+        ray.init(address=address or "local", **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"cannot start or reach Ray at {address or 'this machine'}: {error}") from error
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
+    """The actor pools that host a bundle on the running cluster.
+
+    Raises:
+        ConfigError: a pool names a slot that is not in the bundle, a slot has two pools or none, or comes too late.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    pools = fit_pools(config.actors.resolved_pools(), ray.cluster_resources(), len(alive))
+    assigned = assign_slots([pool.slots for pool in pools], bundle)
+    stages = []
+    for i, (pool, slots) in enumerate(zip(pools, assigned, strict=True)):
+        arguments = {
+            "models": [model for model in bundle.models if model.slot in slots],
+            "device": config.actors.device,
+            "threads": pool.threads,
+            "batch_frames": config.actors.batch_frames,
+            "batch_faces": config.actors.batch_faces,
+            "keep_frames": i + 1 < len(pools),
+            "cache": config.models.cache,
+        }
+        stages.append(Stage(Annotator, arguments, pool, slots))
+    return stages
+
+
+def assign_slots(wanted: Sequence[Sequence[str] | None], bundle: Bundle) -> list[tuple[str, ...]]:
+    """Which slots each pool hosts: those it names; a pool that names none takes all that are left.
+
+    Raises:
+        ConfigError: see `make_stages`.
+    """
+    filled = list(bundle.versions)
+    named = [slot for slots in wanted for slot in slots or ()]
+    if unknown := [slot for slot in named if slot not in filled]:
+        raise ConfigError(f"actors.pools: bundle {bundle.name} has no slot {', '.join(unknown)}; it has {', '.join(filled)}")
+    if len(set(named)) < len(named):
+        raise ConfigError("actors.pools: a slot belongs to one pool; here one is named twice")
+    rest = [slot for slot in filled if slot not in named]
+    open_pools = [i for i, slots in enumerate(wanted) if slots is None]
+    if len(open_pools) > 1:
+        raise ConfigError("actors.pools: only one pool may leave out 'slots' and take all that are left")
+    if rest and not open_pools:
+        raise ConfigError(f"actors.pools: no pool hosts {', '.join(rest)}; add them, or a pool without 'slots'")
+    assigned = [tuple(rest) if slots is None else tuple(slots) for slots in wanted]
+    ready: set[str] = set()
+    for slots in assigned:
+        for slot in slots:
+            model = bundle.slot(slot)
+            late = [need for need in (model.needs if model else ()) if need not in ready and need not in slots]
+            if late:
+                raise ConfigError(f"actors.pools: {slot} reads {', '.join(late)}, which comes in a later pool; reorder the pools")
+        ready.update(slots)
+    return assigned

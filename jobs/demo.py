@@ -1,0 +1,129 @@
+"""`faceatlas demo`: a small corpus made on the spot, so that the first look needs no data and no network.
+
+The pictures are two public-domain portraits that ship inside scikit-image (`astronaut`) and matplotlib
+(`grace_hopper`). They become clips with pans, zooms, flips, a cut, changing light and two people side by side, a clip
+without a face and a corrupt file, in two tar shards.
+"""
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+
+_WIDTH, _HEIGHT, _FPS, _FRAMES = 640, 360, 24, 48
+
+Picture = Callable[[float], np.ndarray]  # progress of the clip 0..1 -> uint8 RGB frame
+
+
+def demo(folder: str, bundle: str, config: Config) -> bool:
+    """Make the corpus in `folder`/corpus, annotate it into `folder`/tables, print three lines to query it.
+
+    Returns:
+        Whether the totals add up.
+
+    Raises:
+        ConfigError: the packages that hold the portraits are not installed.
+    """
+    from jobs.annotate import console, run  # the command line imports both modules
+
+    corpus = Path(folder) / "corpus"
+    out = str(Path(folder) / "tables")
+    make_corpus(corpus)
+    console.print(f"made a corpus of two tar shards in {corpus}")
+    report = run(str(corpus), out, bundle, config)
+    console.print("look at it:")
+    console.print(f"  faceatlas status {out}")
+    console.print(f"""  python -c "import pipeline; print(pipeline.read_table('{out}', 'clips').to_pandas())" """, markup=False)
+    console.print(f"""  python -c "import pandas; print(pandas.read_parquet('{out}/faces').describe())" """, markup=False)
+    return report.in_order
+
+
+def make_corpus(folder: Path) -> None:
+    """Write two tar shards with eight clips, one of them without a face and one corrupt; twice gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    members = list(_members())
+    half = (len(members) + 1) // 2
+    for number, part in enumerate((members[:half], members[half:])):
+        with tarfile.open(folder / f"shard-{number:05d}.tar", "w") as tar:
+            for name, data in part:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+def _members() -> Iterator[tuple[str, bytes]]:
+    astronaut, hopper = _portraits()
+    first, second = (_view(picture) for picture in (astronaut, hopper))
+    yield "astronaut_pan.mp4", encode(lambda t: first(0.30 + 0.2 * t, 0.5, 1.0))
+    yield "hopper_zoom.mp4", encode(lambda t: second(0.5, 0.35, 1.0 - 0.35 * t))
+    yield "astronaut_flip_light.mp4", encode(lambda t: _lit(first(0.42, 0.5, 0.9)[:, ::-1], 0.6 + 0.7 * t))
+    yield "hopper_pan.mp4", encode(lambda t: second(0.4 + 0.2 * t, 0.4, 0.9))
+    yield "two_people.mp4", encode(lambda t: _beside(first(0.42, 0.45, 0.8 - 0.1 * t), second(0.5, 0.35, 0.7)))
+    yield "cut.mp4", encode(lambda t: first(0.42, 0.5, 1.0) if t < 0.5 else second(0.5, 0.4, 1.0))
+    yield "nobody.mp4", encode(_waves)
+    yield "corrupt.mp4", b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 16
+
+
+def _portraits() -> tuple[np.ndarray, np.ndarray]:
+    try:
+        from matplotlib import cbook
+        from PIL import Image
+        from skimage.data import astronaut
+    except ImportError as error:
+        raise ConfigError(f"the demo takes its pictures out of other packages ({error}): pip install 'faceatlas[demo]'") from error
+    with cbook.get_sample_data("grace_hopper.jpg") as file:
+        hopper = np.asarray(Image.open(file).convert("RGB"))
+    return astronaut(), hopper
+
+
+def _view(picture: np.ndarray) -> Callable[[float, float, float], np.ndarray]:
+    """A camera on a picture: its centre (fractions of the picture) and the width it sees; gives frames of the clip's size."""
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+
+    def look(x: float, y: float, width: float) -> np.ndarray:
+        w = picture.shape[1] * width
+        h = w * _HEIGHT / _WIDTH
+        left, top = picture.shape[1] * x - w / 2, picture.shape[0] * y - h / 2
+        # the camera stays on the picture
+        left = min(max(left, 0), picture.shape[1] - w)
+        top = min(max(top, 0), picture.shape[0] - h)
+        box = (left, top, left + w, top + h)
+        return np.asarray(image.resize((_WIDTH, _HEIGHT), Image.Resampling.BICUBIC, box=box))
+
+    return look
+
+
+def _lit(frame: np.ndarray, gain: float) -> np.ndarray:
+    return np.clip(frame.astype(np.float32) * gain, 0, 255).astype(np.uint8)
+
+
+def _beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    quarter = _WIDTH // 4
+    return np.concatenate([left[:, quarter:-quarter], right[:, quarter:-quarter]], axis=1)
+
+
+def _waves(t: float) -> np.ndarray:
+    y, x = np.mgrid[0:_HEIGHT, 0:_WIDTH]
+    value = 127 + 60 * np.sin(x / 40 + 6 * t) * np.cos(y / 30 - 4 * t)
+    return np.stack([value, 0.8 * value, 255 - value], axis=-1).astype(np.uint8)
+
+
+def encode(picture: Picture) -> bytes:
+    """An H.264 clip, as the bytes of an MP4 file; one thread, so that the same pictures give the same bytes."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=_FPS, options={"preset": "veryfast", "crf": "20", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
+        for i in range(_FRAMES):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture(i / (_FRAMES - 1))), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return file.getvalue()

@@ -1,0 +1,321 @@
+"""The flow on Ray Data, top to bottom: plan, decode, annotate, write; then tracks and identities."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from pipeline import aggregate, chunks, schema, store
+from pipeline.chunks import Job
+from pipeline.config import Config, PoolConfig
+from pipeline.errors import UNEXPECTED, ConfigError, OutputError
+from pipeline.plan import Plan, make_plan
+from pipeline.sources import Corpus
+from pipeline.tally import Tally
+from pipeline.versions import aggregate_version, clips_version
+
+_WRITE_CPUS = 0.1  # writing waits for storage; it must find a place beside decoders and actors
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One actor pool of the flow.
+
+    Attributes:
+        actor: class whose instances map tables of schema.FLOW to the same.
+        arguments: keyword arguments of its constructor.
+        pool: size and resources.
+        slots: slots it fills.
+    """
+
+    actor: type
+    arguments: Mapping[str, Any]
+    pool: PoolConfig
+    slots: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What is wanted of the corpus: the models as far as the flow must know them.
+
+    Attributes:
+        name: of the bundle.
+        versions: slot -> version.
+        needs: slot -> slots whose results it reads.
+        same_person_cosine: of the embedding model, None without one.
+        models: slot -> facts for the run's record (name, files, licence).
+    """
+
+    name: str
+    versions: Mapping[str, str]
+    needs: Mapping[str, Sequence[str]]
+    same_person_cosine: float | None
+    models: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a run ended.
+
+    Attributes:
+        run: its name, also of its file in `runs/`.
+        clips: outcome -> clips of the manifest.
+        wanted: clips of the manifest.
+        unaccounted: clips without an outcome; a run that is in order has none.
+        frames, faces: committed by this run.
+        tracks, identities: in the corpus.
+        seconds: stage -> wall-clock seconds.
+        quarantined: rows of `quarantine` for this manifest's clips.
+    """
+
+    run: str
+    clips: Mapping[str, int]
+    wanted: int
+    unaccounted: Sequence[str]
+    frames: int
+    faces: int
+    tracks: int
+    identities: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    quarantined: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def in_order(self) -> bool:
+        """Whether every clip of the manifest has exactly one outcome, and none failed by a mistake of Faceatlas."""
+        return not self.unaccounted and sum(self.clips.values()) == self.wanted and not self.unexpected
+
+    @property
+    def unexpected(self) -> list[Mapping[str, Any]]:
+        """Quarantined clips that failed by a mistake of Faceatlas; the next run tries them again."""
+        return [row for row in self.quarantined if row["error_class"] == UNEXPECTED]
+
+
+def all_versions(annotation: Annotation, config: Config) -> dict[str, str]:
+    """Versions of the slots and of the tables that hang on them."""
+    clips = clips_version(config.decode)
+    return {**annotation.versions, "clips": clips, "quarantine": clips}
+
+
+def plan_run(corpus: Corpus, out: str, annotation: Annotation, config: Config) -> Plan:
+    """What `annotate` would do; reads the output, changes nothing."""
+    output = store.open_output(out, config.storage.options)
+    return make_plan(corpus, output, all_versions(annotation, config), annotation.needs)
+
+
+def annotate(
+    corpus: Corpus,
+    out: str,
+    annotation: Annotation,
+    make_stages: Callable[[], Sequence[Stage]],
+    start_ray: Callable[[], None],
+    config: Config,
+    progress: Callable[[Tally], None] = lambda tally: None,
+) -> Report:
+    """Converge: bring the output to what is wanted.
+
+    Args:
+        corpus: the clips.
+        out: output folder, any fsspec URI.
+        annotation: the models wanted.
+        make_stages: gives the actor pools; called when Ray runs and there is work.
+        start_ray: connects to a cluster or starts one; not called if there is nothing to do.
+        config: settings.
+        progress: called after each batch of committed chunks.
+
+    Raises:
+        OutputError: the output cannot be written, or the flow failed; what was committed stays.
+        ConfigError: a pool cannot run on this cluster.
+    """
+    started = time.monotonic()
+    run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    output = store.open_output(out, config.storage.options)
+    versions = all_versions(annotation, config)
+    plan = make_plan(corpus, output, versions, annotation.needs)
+    seconds = {"plan": time.monotonic() - started}
+    _put_first_versions_in_force(output, versions)
+    _drop_stale(output, plan, annotation.versions)
+
+    tally = Tally(output, plan, versions)
+    progress(tally)
+    begun = time.monotonic()
+    if plan.work.num_rows:
+        start_ray()
+        job = Job(out, config, annotation.versions)
+        for accounts in build_flow(plan.work, job, make_stages()).iter_batches(batch_size=None, batch_format="pyarrow"):
+            tally.add(accounts)
+            progress(tally)
+    seconds["annotate"] = time.monotonic() - begun
+
+    begun = time.monotonic()
+    tracks = identities = 0
+    if not tally.unaccounted:
+        cosine = annotation.same_person_cosine
+        snapshot = aggregate_version(output, versions, config, cosine)
+        versions |= {"tracks": snapshot, "identities": snapshot}
+        tracks, identities = aggregate.aggregate(out, versions, config, cosine, start_ray)
+        before = store.read_current(output).get("tracks", snapshot)
+        store.switch_current(output, _by_table(versions))
+        aggregate.drop_old_snapshots(output, {snapshot, before})
+    seconds["aggregate"] = time.monotonic() - begun
+    seconds["total"] = time.monotonic() - started
+    report = Report(
+        run=run,
+        clips=tally.outcomes,
+        wanted=corpus.clips.num_rows,
+        unaccounted=tally.unaccounted,
+        frames=tally.frames,
+        faces=tally.faces,
+        tracks=tracks,
+        identities=identities,
+        seconds={stage: round(s, 3) for stage, s in seconds.items()},
+        quarantined=_quarantined(output, versions, corpus),
+    )
+    _record_run(output, report, corpus, annotation, versions, config)
+    return report
+
+
+def build_flow(work: pa.Table, job: Job, stages: Sequence[Stage]) -> ray.data.Dataset:
+    """The Ray Dataset of a run: from work rows (plan.WORK) to accounts (chunks.ACCOUNT)."""
+    config = job.config
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = config.ray.block_mb << 20
+    context.wait_for_min_actors_s = config.actors.wait_for_min_actors_s
+    context.max_errored_blocks = 0  # an exception is a bug or a broken node, never a clip: it must not lose blocks
+    context.enable_progress_bars = False  # ours count clips and frames
+
+    # 1. work rows: a few clips to a block, for blocks are the units of scheduling
+    blocks = min(work.num_rows, max(64, work.num_rows // 8))
+    flow = ray.data.from_arrow(work, override_num_blocks=blocks)
+    # 2. decode, CPU tasks, 1 clip : N chunks. The memory they reserve (two chunks and their Arrow copies) bounds how
+    #    many run on a node, and makes Ray Data keep decoding and annotating apart instead of fusing them
+    flow = flow.map_batches(
+        chunks.decode_clips,
+        fn_kwargs={"job": job},
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=config.decode.cpus,
+        memory=4 * config.decode.chunk_mb << 20,
+    )
+    # 3. annotate, actor pools, 1 chunk : 1 chunk with its faces
+    for stage in stages:
+        pool = stage.pool
+        sizes = {"size": pool.size} if pool.size else {"min_size": pool.min_size, "max_size": pool.max_size}
+        flow = flow.map_batches(
+            stage.actor,
+            fn_constructor_kwargs=dict(stage.arguments),
+            batch_size=config.actors.batch_chunks,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(**sizes),
+            num_cpus=pool.cpus,
+            num_gpus=pool.gpus or None,
+        )
+    # 4. write, CPU tasks, N chunks : their accounts
+    return flow.map_batches(
+        chunks.write_chunks,
+        fn_kwargs={"job": job},
+        batch_size=config.store.chunks_per_file,
+        batch_format="pyarrow",
+        num_cpus=_WRITE_CPUS,
+    )
+
+
+def fit_pools(pools: Sequence[PoolConfig], resources: Mapping[str, float], nodes: int) -> list[PoolConfig]:
+    """Fill in what the configuration leaves open, from what the cluster has.
+
+    Args:
+        pools: as configured.
+        resources: `CPU` and `GPU` of the whole cluster.
+        nodes: machines in it.
+
+    Raises:
+        ConfigError: the pools need more than the cluster has and would wait for ever.
+    """
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    fitted = []
+    for pool in pools:
+        share = pool.gpus if pool.gpus is not None else (1.0 / len(pools) if gpus else 0.0)
+        size = pool.size
+        if size is None and pool.min_size is None:
+            size = max(1, int(gpus / len(pools) / share)) if share else nodes
+        threads = pool.threads or (None if share else max(1, int(cpus / nodes)))
+        fitted.append(pool.model_copy(update={"gpus": share, "size": size, "threads": threads}))
+    need_gpus = sum((p.size or p.min_size or 1) * (p.gpus or 0) for p in fitted)
+    need_cpus = sum((p.size or p.min_size or 1) * p.cpus for p in fitted)
+    if need_gpus > gpus + 1e-9:
+        raise ConfigError(
+            f"the actor pools need {need_gpus:g} GPUs, but the cluster has {gpus:g}; the run would wait for ever. "
+            "Lower actors.size or actors.gpus (a fraction lets actors share a GPU, 0 runs on the CPU), or add a node."
+        )
+    if need_cpus + 1 > cpus + 1e-9 and cpus >= 1:
+        raise ConfigError(
+            f"the actor pools reserve {need_cpus:g} of the cluster's {cpus:g} CPUs and leave none to decode with; "
+            "lower actors.size or the pools' cpus, or add a node."
+        )
+    return fitted
+
+
+def _by_table(versions: Mapping[str, str]) -> dict[str, str]:
+    return {schema.TABLE_OF_SLOT.get(name, name): version for name, version in versions.items()}
+
+
+def _put_first_versions_in_force(output: store.Output, versions: Mapping[str, str]) -> None:
+    """A table's first version is in force from its first file on, so that a first run can be watched."""
+    current = store.read_current(output)
+    first = _by_table(versions)
+    if first["faces"] == current.get("faces", first["faces"]):
+        store.switch_current(output, {name: version for name, version in first.items() if name not in current})
+
+
+def _drop_stale(output: store.Output, plan: Plan, versions: Mapping[str, str]) -> None:
+    stale: dict[str, list[str]] = {}
+    for row in plan.clips.select(["clip_id", "shard"]).to_pylist():
+        state = plan.states.get(row["clip_id"])
+        if state is not None and state.stale:
+            stale.setdefault(row["shard"], []).append(row["clip_id"])
+    for shard, clip_ids in stale.items():
+        for slot, version in versions.items():
+            store.drop_clips(output, schema.TABLE_OF_SLOT[slot], version, shard, clip_ids)
+
+
+def _quarantined(output: store.Output, versions: Mapping[str, str], corpus: Corpus) -> list[dict]:
+    mine = set(corpus.clips["clip_id"].to_pylist())
+    rows = store.read_version(output, "quarantine", versions["quarantine"]).to_pylist()
+    return [row for row in rows if row["clip_id"] in mine]
+
+
+def _record_run(
+    output: store.Output,
+    report: Report,
+    corpus: Corpus,
+    annotation: Annotation,
+    versions: Mapping[str, str],
+    config: Config,
+) -> None:
+    record = {
+        "run": report.run,
+        "bundle": annotation.name,
+        "models": annotation.models,
+        "versions": versions,
+        "clips": report.clips,
+        "wanted": report.wanted,
+        "unaccounted": list(report.unaccounted),
+        "frames": report.frames,
+        "faces": report.faces,
+        "tracks": report.tracks,
+        "identities": report.identities,
+        "seconds": report.seconds,
+        "ignored": corpus.ignored,
+        # storage options may hold keys and tokens
+        "config": config.model_dump(mode="json", exclude={"storage": {"options"}}),
+        "software": {"ray": ray.__version__, "pyarrow": pa.__version__},
+    }
+    try:
+        store.write_bytes(output, f"runs/{report.run}.json", (json.dumps(record, indent=2) + "\n").encode())
+    except OSError as error:
+        raise OutputError(f"cannot write the record of the run to {output.path('runs')}: {error}") from error

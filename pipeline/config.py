@@ -1,0 +1,234 @@
+"""The configuration: one frozen model, from YAML, the environment and `--set a.b=c`, in rising order of force."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.errors import ConfigError
+
+ENV_PREFIX = "FACEATLAS__"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourcesConfig(_Section):
+    """What counts as a clip, and where the videos of a list lie."""
+
+    videos: str | None = Field(
+        None, description="Folder (any fsspec URI) of the videos that a CelebV JSON names; default: beside the JSON."
+    )
+    clips_per_shard: int = Field(1000, ge=1, description="Rows per shard of a manifest without a `shard` column.")
+
+
+class DecodeConfig(_Section):
+    """Which frames are annotated, and how they are cut into chunks."""
+
+    every: int = Field(1, ge=1, description="Annotate every k-th decoded frame (frames 0, k, 2k, ... of the video).")
+    fps: float | None = Field(
+        None, gt=0, description="Annotate this many frames per second of presentation time instead of every k-th."
+    )
+    chunk_frames: int = Field(32, ge=1, description="Sampled frames in a chunk, the unit of transport and of retry.")
+    chunk_mb: int = Field(
+        128, ge=1, description="A chunk of large frames is cut earlier, at this many MB; this bounds a task's memory."
+    )
+    max_pixels: int = Field(
+        8192 * 8192, ge=1, description="A video with more pixels per frame is quarantined instead of decoded."
+    )
+    cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for one decode task.")
+
+    @model_validator(mode="after")
+    def _one_sampling(self) -> "DecodeConfig":
+        if self.fps is not None and self.every != 1:
+            raise ValueError(f"decode.every={self.every} and decode.fps={self.fps:g} exclude each other; set one of them")
+        return self
+
+
+class PoolConfig(_Section):
+    """One pool of identical actors that host some slots of the bundle."""
+
+    slots: tuple[str, ...] | None = Field(None, description="Slots this pool runs; null: all that are left.")
+    size: int | None = Field(None, ge=1, description="Fixed number of actors; null: one per GPU, or one on the CPU.")
+    min_size: int | None = Field(None, ge=1, description="With max_size: an autoscaling pool starts at this size.")
+    max_size: int | None = Field(None, ge=1, description="With min_size: an autoscaling pool grows up to this size.")
+    gpus: float | None = Field(None, ge=0, description="GPUs per actor, also a fraction; null: 1 if there are any.")
+    cpus: float = Field(1.0, ge=0, description="CPUs that Ray reserves for one actor.")
+    threads: int | None = Field(None, ge=1, description="Threads of one actor on the CPU; null: its share of the node.")
+
+    @model_validator(mode="after")
+    def _fixed_or_autoscaling(self) -> "PoolConfig":
+        if (self.min_size is None) != (self.max_size is None):
+            raise ValueError("min_size and max_size go together")
+        if self.size is not None and self.min_size is not None:
+            raise ValueError("give either size, or min_size and max_size")
+        if self.min_size is not None and self.max_size is not None and self.min_size > self.max_size:
+            raise ValueError(f"min_size={self.min_size} is above max_size={self.max_size}")
+        return self
+
+
+class ActorsConfig(_Section):
+    """How the models are run."""
+
+    size: int | None = Field(None, ge=1, description="Shortcut: actors of the only pool.")
+    gpus: float | None = Field(None, ge=0, description="Shortcut: GPUs per actor of the only pool.")
+    pools: tuple[PoolConfig, ...] = Field((), description="Several pools that share the slots; default: one pool.")
+    batch_chunks: int = Field(2, ge=1, description="Chunks per call of an actor; a batch spans clips and frame sizes.")
+    batch_frames: int = Field(32, ge=1, description="Frames of one size that go through the detector at once.")
+    batch_faces: int = Field(64, ge=1, description="Faces that go through a face model at once.")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda)$", description="auto: CUDA if the actor owns a GPU.")
+    wait_for_min_actors_s: int = Field(
+        600, ge=1, description="A pool that cannot start within this time fails the run instead of waiting for ever."
+    )
+
+    @model_validator(mode="after")
+    def _pools_or_shortcut(self) -> "ActorsConfig":
+        if self.pools and (self.size is not None or self.gpus is not None):
+            raise ValueError("with actors.pools, size and gpus belong to each pool, not to actors")
+        return self
+
+    def resolved_pools(self) -> tuple[PoolConfig, ...]:
+        """The pools in the order of the flow; the shortcut fields make the only pool."""
+        return self.pools or (PoolConfig(size=self.size, gpus=self.gpus),)
+
+
+class StoreConfig(_Section):
+    """How tables are written."""
+
+    chunks_per_file: int = Field(64, ge=1, description="Chunks that are gathered into one Parquet file per table.")
+    embedding_dtype: str = Field(
+        "float32", pattern="^float(16|32)$", description="Embeddings on disk; float16 halves them (relative error 5e-4)."
+    )
+
+
+class TracksConfig(_Section):
+    """How the faces of one clip become tracks. Lengths count sampled frames."""
+
+    min_iou: float = Field(0.3, ge=0, le=1, description="Least overlap for a link by position alone.")
+    min_cosine: float = Field(0.5, ge=-1, le=1, description="Least cosine for a link across a cut or a jump.")
+    switch_cosine: float = Field(
+        0.1, ge=-1, le=1, description="Below this cosine to the track, a good face is somebody else wherever it is."
+    )
+    max_gap: int = Field(15, ge=0, description="A track may miss its face for this many sampled frames.")
+
+
+class IdentitiesConfig(_Section):
+    """How the tracks of the corpus become identities."""
+
+    threshold: float | None = Field(
+        None, description="Cosine at which two tracks are one person; null: from the embedding model's entry."
+    )
+    size_adjust: float = Field(
+        0.18, ge=0, description="Small clusters must be closer than the threshold by up to this (design/clustering)."
+    )
+    neighbours: int = Field(32, ge=1, description="Candidate neighbours per track.")
+    min_frames: int = Field(3, ge=1, description="A track with fewer faces founds no identity.")
+    min_score: float = Field(0.9, ge=0, le=1, description="A track whose mean score is lower founds no identity.")
+
+
+class StorageConfig(_Section):
+    """Options of the storage behind every URI, given to fsspec."""
+
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="fsspec options, for example {endpoint_url: ..., anon: true} for s3://."
+    )
+
+
+class RayConfig(_Section):
+    """The cluster. Under `ray job submit` all of this is decided already."""
+
+    address: str | None = Field(None, description="Address of a running cluster; null: RAY_ADDRESS, else start one.")
+    num_cpus: int | None = Field(None, ge=1, description="CPUs of a cluster that is started here.")
+    num_gpus: int | None = Field(None, ge=0, description="GPUs of a cluster that is started here.")
+    object_store_mb: int | None = Field(None, ge=100, description="Object store of a cluster that is started here.")
+    block_mb: int = Field(32, ge=1, description="Target size of a Ray Data block; 32 and more measured best.")
+
+
+class ModelsConfig(_Section):
+    """Where weights come from."""
+
+    mirror: str | None = Field(
+        None, description="Folder (any fsspec URI) laid out like the hub, <owner>/<repository>/<file>; null: the hub."
+    )
+    cache: str | None = Field(None, description="Folder for files fetched from a mirror; null: the user's cache folder.")
+
+
+class Config(_Section):
+    """All settings of a run."""
+
+    sources: SourcesConfig = SourcesConfig()
+    decode: DecodeConfig = DecodeConfig()
+    models: ModelsConfig = ModelsConfig()
+    actors: ActorsConfig = ActorsConfig()
+    store: StoreConfig = StoreConfig()
+    tracks: TracksConfig = TracksConfig()
+    identities: IdentitiesConfig = IdentitiesConfig()
+    storage: StorageConfig = StorageConfig()
+    ray: RayConfig = RayConfig()
+
+
+def _put(tree: dict[str, Any], path: str, value: Any) -> None:
+    *parents, leaf = path.split(".")
+    for name in parents:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"setting {path!r}: {name!r} is a value, not a section")
+    tree[leaf] = value
+
+
+def load_config(
+    file: str | Path | None = None,
+    assignments: Iterable[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Config:
+    """Build the configuration of a run.
+
+    Args:
+        file: YAML file, or None.
+        assignments: `"a.b=c"` strings; values are read as YAML, so `null`, `0.5` and `[1, 2]` mean what they say.
+        environment: variables such as `FACEATLAS__ACTORS__GPUS=0.5`; default: the process environment.
+
+    Raises:
+        ConfigError: an unknown setting or a wrong value, with its place.
+    """
+    tree: dict[str, Any] = {}
+    if file is not None:
+        try:
+            tree = yaml.safe_load(Path(file).read_text()) or {}
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read the configuration {file}: {error}") from error
+        if not isinstance(tree, dict):
+            raise ConfigError(f"the configuration {file} must hold sections such as 'decode:', found {type(tree).__name__}")
+    for name, value in sorted((os.environ if environment is None else environment).items()):
+        if name.startswith(ENV_PREFIX):
+            _put(tree, name.removeprefix(ENV_PREFIX).lower().replace("__", "."), yaml.safe_load(value))
+    for assignment in assignments:
+        path, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment!r}: write it as section.name=value, for example decode.every=5")
+        _put(tree, path.strip(), yaml.safe_load(value))
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"wrong configuration: {problems}") from error
+
+
+def describe(config: Config) -> str:
+    """The configuration as commented YAML, which `--config` reads back."""
+    lines = []
+    for section, section_field in type(config).model_fields.items():
+        values = getattr(config, section)
+        lines.append(f"# {(type(values).__doc__ or section_field.description or '').splitlines()[0]}")
+        lines.append(f"{section}:")
+        for name, item in type(values).model_fields.items():
+            lines.append(f"  # {item.description}")
+            # every JSON value is a YAML value, on one line
+            lines.append(f"  {name}: {json.dumps(values.model_dump(mode='json')[name])}")
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,45 @@
+"""The errors of the flow.
+
+    FaceatlasError
+    ├── ConfigError        a setting is wrong: the run stops before anything starts
+    │   └── ManifestError  a manifest line is wrong: names the line and the column
+    ├── OutputError        the output folder cannot be used, or its totals do not add up
+    └── ClipError          what one clip does wrong: becomes a row in `quarantine`, never leaves its task
+
+Every class takes its message alone, so that it survives pickling between Ray workers.
+"""
+
+
+#: error class of clips that failed by a mistake of ours and not of their own; they are tried again by the next run
+UNEXPECTED = "unexpected"
+
+
+class FaceatlasError(Exception):
+    """Base of all errors that Faceatlas raises on purpose."""
+
+
+class ConfigError(FaceatlasError):
+    """A setting is wrong; nothing has been started."""
+
+
+class ManifestError(ConfigError):
+    """A manifest is wrong; the message names the line and the column."""
+
+
+class OutputError(FaceatlasError):
+    """The output cannot be read or written, or its totals do not add up."""
+
+
+class ClipError(FaceatlasError):
+    """A clip cannot be used. `reason_class` is a stable word for tables, the message is for people."""
+
+    reason_class = "clip_error"
+
+    def __init__(self, message: str, reason_class: str | None = None) -> None:
+        super().__init__(message)
+        if reason_class is not None:
+            self.reason_class = reason_class
+
+    def __reduce__(self) -> tuple[type["ClipError"], tuple[str, str]]:
+        """Keep `reason_class` through pickling."""
+        return type(self), (str(self), self.reason_class)

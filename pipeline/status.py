@@ -1,0 +1,31 @@
+"""What an output holds, read from its tables alone: works from any machine, during a run too."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow.compute as pc
+
+from pipeline.store import read_table
+
+
+def read_status(out: str, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Totals of the tables in force.
+
+    Returns:
+        `clips`: outcome -> clips; `frames`: decoded frames; `sampled`: annotated frames; `faces`; `tracks`;
+        `identities`. Clips of shards that are still being worked on do not count yet, but their faces do.
+
+    Raises:
+        OutputError: `out` is no output of Faceatlas.
+    """
+    clips = read_table(out, "clips", ["status", "frames", "sampled"], storage_options)
+    counts = {status: 0 for status in ("done", "empty", "quarantined")}
+    counts |= {item["values"]: item["counts"] for item in pc.value_counts(clips["status"]).to_pylist()}
+    return {
+        "clips": counts,
+        "frames": pc.sum(clips["frames"]).as_py() or 0,
+        "sampled": pc.sum(clips["sampled"]).as_py() or 0,
+        "faces": read_table(out, "faces", ["face"], storage_options).num_rows,
+        "tracks": read_table(out, "tracks", ["track_id"], storage_options).num_rows,
+        "identities": read_table(out, "identities", ["identity_id"], storage_options).num_rows,
+    }

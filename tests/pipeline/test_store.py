@@ -1,0 +1,116 @@
+import fsspec
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+import pipeline
+from pipeline import schema, store
+from pipeline.errors import OutputError
+
+
+@pytest.fixture(params=["path", "file", "memory"])
+def out(request, tmp_path):
+    yield {"path": str(tmp_path), "file": f"file://{tmp_path}", "memory": "memory://store-test"}[request.param]
+    fsspec.filesystem("memory").store.clear()
+
+
+def chunk(clip, first=0, count=2, faces=1):
+    entry = {"clip_id": clip, "fingerprint": "x", "first": first, "count": count, "faces": faces, "last": False}
+    return pa.Table.from_pylist([entry], schema=store.LEDGER)
+
+
+def face(clip, frame=0):
+    key = {"clip_id": clip, "frame": frame, "face": 0, "time": 0.5, "points5": None}
+    return {**key, "box_x1": 1.0, "box_y1": 2.0, "box_x2": 3.0, "box_y2": 4.0, "score": 0.9}
+
+
+def write(output, *clips, shard="s", version="v1"):
+    rows = pa.Table.from_pylist([face(clip) for clip in clips], schema=schema.slot_schema("face"))
+    return store.write_chunks(output, "faces", version, shard, rows, pa.concat_tables([chunk(c) for c in clips]))
+
+
+def test_written_chunks_are_read_back_with_their_shard_and_units(out):
+    output = store.open_output(out)
+    write(output, "a", "b")
+    write(output, "c", shard="t")
+    store.switch_current(output, {"faces": "v1"})
+    table = pipeline.read_table(out, "faces")
+    assert sorted(zip(table["clip_id"].to_pylist(), table["shard"].to_pylist(), strict=True)) == [
+        ("a", "s"),
+        ("b", "s"),
+        ("c", "t"),
+    ]
+    assert table.schema.field("box_x1").metadata[b"unit"] == b"px"
+    assert pipeline.read_table(out, "faces", ["clip_id"]).column_names == ["clip_id"]
+
+
+def test_the_name_follows_from_the_chunks_in_any_order(out):
+    output = store.open_output(out)
+    assert write(output, "a", "b") == write(output, "b", "a")
+    assert len(store.list_files(output, "faces")) == 1
+
+
+def test_the_footer_is_the_ledger(out):
+    output = store.open_output(out)
+    path = write(output, "a", "b")
+    ledger = store.read_ledger(output, "faces", "v1", "s")
+    assert ledger["clip_id"].to_pylist() == ["a", "b"]
+    assert set(ledger["path"].to_pylist()) == {path}
+
+
+def test_dropping_a_clip_keeps_its_neighbours(out):
+    output = store.open_output(out)
+    write(output, "a", "b")
+    store.drop_clips(output, "faces", "v1", "s", ["a"])
+    assert store.read_ledger(output, "faces", "v1", "s")["clip_id"].to_pylist() == ["b"]
+    assert store.read_version(output, "faces", "v1")["clip_id"].to_pylist() == ["b"]
+
+
+def test_a_new_version_is_not_read_before_it_is_in_force(out):
+    output = store.open_output(out)
+    write(output, "a")
+    store.switch_current(output, {"faces": "v1"})
+    write(output, "b", version="v2")
+    assert pipeline.read_table(out, "faces")["clip_id"].to_pylist() == ["a"]
+    store.switch_current(output, {"faces": "v2"})
+    assert pipeline.read_table(out, "faces")["clip_id"].to_pylist() == ["b"]
+
+
+def test_tables_of_other_faces_go_out_of_force(out):
+    output = store.open_output(out)
+    store.switch_current(output, {"faces": "v1", "gaze": "g1"})
+    store.switch_current(output, {"gaze": "g2"})
+    assert store.read_current(output) == {"faces": "v1", "gaze": "g2"}
+    store.switch_current(output, {"faces": "v2"})
+    assert store.read_current(output) == {"faces": "v2"}
+
+
+def test_a_table_that_was_never_written_is_empty(out):
+    store.switch_current(store.open_output(out), {"faces": "v1"})
+    assert pipeline.read_table(out, "gaze").num_rows == 0
+    assert "gaze_yaw" in pipeline.read_table(out, "gaze").column_names
+
+
+def test_wrong_names_are_answered_with_the_right_ones(out):
+    store.switch_current(store.open_output(out), {"faces": "v1"})
+    with pytest.raises(KeyError, match="landmarks"):
+        pipeline.read_table(out, "face")
+    with pytest.raises(KeyError, match="box_x1"):
+        pipeline.read_table(out, "faces", ["box"])
+
+
+def test_a_folder_without_tables_is_refused(tmp_path):
+    with pytest.raises(OutputError, match=r"current\.json"):
+        pipeline.read_table(str(tmp_path), "faces")
+
+
+def test_plain_readers_see_partitions_and_no_unfinished_file(tmp_path):
+    output = store.open_output(str(tmp_path))
+    path = write(output, "a")
+    unfinished = (tmp_path / path).with_name(".left-behind.parquet.1234.tmp")
+    unfinished.write_bytes(b"half a file")
+    table = ds.dataset(tmp_path / "faces", partitioning="hive").to_table()
+    assert table["shard"].to_pylist() == ["s"]
+    assert "shard" not in pq.read_schema(tmp_path / path).names
+    assert store.list_files(output, "faces") == [path]
