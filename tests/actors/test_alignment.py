@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from actors.crops import ARCFACE_POINTS, align_faces, similarity
 
 TEMPLATE_15_2 = torch.tensor([ARCFACE_POINTS])
-# few enough, and small enough, to stay quick: 8 pictures of 4 people
-PICTURES = [f"img{n}.jpg" for n in (5, 10, 11, 12, 16, 17, 20, 21)]
+# few enough, and small enough, to stay quick: 6 pictures of 3 people
+PICTURES = [f"img{n}.jpg" for n in (5, 10, 11, 12, 16, 17)]
 
 
 def turned(points_NK2, angle, scale, x, y):
@@ -83,5 +83,5 @@ def test_aligned_faces_are_told_apart_by_a_published_embedding(detector, read_im
             if row["file_x"] in embeddings and row["file_y"] in embeddings:
                 cosine = embeddings[row["file_x"]] @ embeddings[row["file_y"]]
                 cosines[row["Decision"]].append(cosine.item())
-    assert len(cosines["Yes"]) == 5
+    assert len(cosines["Yes"]) == 4
     assert min(cosines["Yes"]) > max(cosines["No"])  # so the area under the ROC curve is 1

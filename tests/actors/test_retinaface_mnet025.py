@@ -9,7 +9,7 @@ from actors.models.retinaface import anchors
 
 @pytest.fixture(scope="module")
 def dlib_found(detector, read_image, dlib_faces):
-    """Per picture: frame, detections, true landmarks; for each true face the overlap and number of its best detection."""
+    """Per picture: frame, detections, true landmarks; per true face the overlap and number of its best detection."""
     found = []
     with torch.inference_mode():
         for path, boxes_N4, landmarks_NK2 in dlib_faces:

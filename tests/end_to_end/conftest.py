@@ -18,6 +18,7 @@ def local_ray():
     import ray
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # as jobs/cluster.py does for a cluster of its own
     ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
