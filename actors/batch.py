@@ -74,10 +74,11 @@ class Faces:
         return Faces(self.row_N[low:high], self.boxes_N4[low:high], self.scores_N[low:high], points)
 
 
-def make_pieces(chunks: Sequence[Clipping], device: torch.device, batch_frames: int) -> list[Piece]:
+def make_pieces(chunks: Sequence[Clipping], device: torch.device, batch_frames: int, batch_pixels: int) -> list[Piece]:
     """Move the frames of all chunks to the device and convert them to RGB, in pieces of one size and colour space.
 
     Frames of different clips share a piece if they have the same size; the bytes go up as they are, half those of RGB.
+    A piece has at most `batch_frames` frames and `batch_pixels` pixels, but at least one frame.
     """
     groups: dict[tuple[int, int, str, bool], list[Clipping]] = {}
     for chunk in chunks:
@@ -86,13 +87,14 @@ def make_pieces(chunks: Sequence[Clipping], device: torch.device, batch_frames: 
     pieces = []
     for (height, width, matrix, full_range), members in groups.items():
         size = height * width + 2 * ((height + 1) // 2) * ((width + 1) // 2)
+        step = max(1, min(batch_frames, batch_pixels // (height * width)))
         frame_B = np.concatenate([np.arange(c.offset, c.offset + c.count) for c in members])
         with warnings.catch_warnings():
             # frames lie read-only in Ray's shared memory; they are only read here
             warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writable")
             planes = [torch.from_numpy(c.planes).view(c.count, size) for c in members]
-        for low in range(0, len(frame_B), batch_frames):
-            part = _rows(planes, low, min(low + batch_frames, len(frame_B))).to(device, non_blocking=True)
+        for low in range(0, len(frame_B), step):
+            part = _rows(planes, low, min(low + step, len(frame_B))).to(device, non_blocking=True)
             y, u, v = unpack_planes(part.flatten(), len(part), height, width)
             pieces.append(
                 Piece(
@@ -158,7 +160,9 @@ class FaceBatch:
             elif faces.points_N52 is not None:
                 points = faces.points_N52
             else:
-                raise RuntimeError("a model asked for faces aligned on the detector's points, and the detector gave none")
+                raise RuntimeError(
+                    "a model asked for faces aligned on the detector's points, and the detector gave none"
+                )
             aligned.append(crops.align_faces(piece.frames_BCHW, faces.row_N, points, size=112))
             low += len(faces)
         return torch.cat(aligned)

@@ -140,11 +140,13 @@ def read_bundle(bundle: str) -> tuple[str, dict[str, Entry], Path | None]:
     if not isinstance(tree, dict) or not isinstance(tree.get("models"), dict):
         raise BundleError(f"bundle {bundle}: expected a section 'models:' with one entry per slot")
     if unknown := set(tree) - {"name", "extends", "models"}:
-        raise BundleError(f"bundle {bundle}: unknown setting {', '.join(sorted(unknown))}; there are name, extends, models")
+        raise BundleError(
+            f"bundle {bundle}: unknown setting {', '.join(sorted(unknown))}; there are name, extends, models"
+        )
     base = tree.get("extends")
     if base is not None and base not in BUNDLES:
         raise BundleError(f"bundle {bundle}: extends {base!r}, which is none of {', '.join(BUNDLES)}")
-    entries = {slot: Entry(model=model) for slot, model in BUNDLES.get(base, {}).items()}
+    entries = {slot: Entry(model=model) for slot, model in BUNDLES.get(base or "", {}).items()}
     for slot, value in tree["models"].items():
         if slot not in SLOTS:
             raise BundleError(f"bundle {bundle}: no slot {slot!r}; there are {', '.join(SLOTS)}")
@@ -174,7 +176,9 @@ def resolve_bundle(bundle: str, sampling: str = "", mirror: str | None = None, c
     """
     name, entries, folder = read_bundle(bundle)
     if "face" not in entries:
-        raise BundleError(f"bundle {name}: every bundle needs a model for the slot 'face'; the others work on its boxes")
+        raise BundleError(
+            f"bundle {name}: every bundle needs a model for the slot 'face'; the others work on its boxes"
+        )
     models: dict[str, Model] = {}
     for slot in SLOTS:
         if slot in entries:
@@ -204,7 +208,9 @@ def _resolve(
         raise BundleError(f"{where}: a landmark model cannot read its own landmarks; use crops112")
     cosine = entry.same_person_cosine if entry.same_person_cosine is not None else card.same_person_cosine
     if slot == "embeddings" and cosine is None:
-        raise BundleError(f"{where}: an embedding model must state 'same_person_cosine'; thresholds differ between models")
+        raise BundleError(
+            f"{where}: an embedding model must state 'same_person_cosine'; thresholds differ between models"
+        )
     align_on = None
     if kind == "aligned112":
         align_on = entry.align_on or ("detector" if before["face"].points else "landmarks")
@@ -241,7 +247,9 @@ def _find_files(
     refs: dict[str, FileRef] = {}
     given = {"weights": entry.weights} if isinstance(entry.weights, str) else entry.weights or {}
     if unknown := set(given) - set(card.files) if entry.model else set():
-        raise BundleError(f"{where}: it has no file {', '.join(sorted(unknown))}; it has {', '.join(card.files) or 'none'}")
+        raise BundleError(
+            f"{where}: it has no file {', '.join(sorted(unknown))}; it has {', '.join(card.files) or 'none'}"
+        )
     for role, place in given.items():
         uri = os.path.expandvars(place)
         if "://" not in uri and folder is not None:
@@ -249,7 +257,9 @@ def _find_files(
         try:
             refs[role] = FileRef(digest(hub.fetch_uri(uri, cache)), uri=uri)
         except FileNotFoundError as error:
-            raise MissingWeightsError(f"{where}: its {role} file {uri} is missing; correct 'weights' in the bundle") from error
+            raise MissingWeightsError(
+                f"{where}: its {role} file {uri} is missing; correct 'weights' in the bundle"
+            ) from error
     for role, file in card.files.items():
         if role not in refs:
             refs[role] = _find_published(where, file.repo, file.names, file.revision, mirror, cache)
@@ -290,14 +300,18 @@ def build_model(model: Model, cache: str | None = None) -> Any:
     files = {role: hub.fetch(ref, cache) for role, ref in model.files.items()}
     for role, path in files.items():
         if digest(path) != model.files[role].digest:
-            raise MissingWeightsError(f"model {model.name}: {path} changed since the run was planned; start the run again")
+            raise MissingWeightsError(
+                f"model {model.name}: {path} changed since the run was planned; start the run again"
+            )
     module_name, _, function = model.builder.partition(":")
     if model.import_path is not None and model.import_path not in sys.path:
         sys.path.append(model.import_path)
     try:
         builder = getattr(importlib.import_module(module_name), function)
     except (ImportError, AttributeError) as error:
-        raise BundleError(f"slot {model.slot}: cannot import {model.builder} ({error}); is it installed on every node?") from error
+        raise BundleError(
+            f"slot {model.slot}: cannot import {model.builder} ({error}); is it installed on every node?"
+        ) from error
     if not model.is_factory:
         return builder(files, **model.parameters)
     weights = files.get("weights") if set(files) <= {"weights"} else files

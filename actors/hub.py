@@ -99,7 +99,9 @@ def fetch(ref: FileRef, cache: str | None = None) -> Path:
             raise MissingWeightsError("a weight file without a place")
         return fetch_hub(ref.repo, (ref.name,), ref.revision)[0]
     except FileNotFoundError as error:
-        raise MissingWeightsError(f"weight file {ref.place} was there when the run started and is not on {_host()}") from error
+        raise MissingWeightsError(
+            f"weight file {ref.place} was there when the run started and is not on {_host()}"
+        ) from error
 
 
 def _host() -> str:

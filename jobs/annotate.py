@@ -121,7 +121,6 @@ def annotate(
     """Annotate a corpus: every face, tracks, and who is who; what is there already is not done again.
 
     Examples:
-
       faceatlas annotate videos/ out/
 
       faceatlas annotate s3://bucket/shards/ s3://bucket/out --every 5 --set actors.gpus=0.5

@@ -39,7 +39,7 @@ def start_ray(config: Config) -> None:
         ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(f"cannot start or reach Ray at {address or 'this machine'}: {error}") from error
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
@@ -58,6 +58,7 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
             "device": config.actors.device,
             "threads": pool.threads,
             "batch_frames": config.actors.batch_frames,
+            "batch_pixels": config.actors.batch_pixels,
             "batch_faces": config.actors.batch_faces,
             "keep_frames": i + 1 < len(pools),
             "cache": config.models.cache,
@@ -75,7 +76,9 @@ def assign_slots(wanted: Sequence[Sequence[str] | None], bundle: Bundle) -> list
     filled = list(bundle.versions)
     named = [slot for slots in wanted for slot in slots or ()]
     if unknown := [slot for slot in named if slot not in filled]:
-        raise ConfigError(f"actors.pools: bundle {bundle.name} has no slot {', '.join(unknown)}; it has {', '.join(filled)}")
+        raise ConfigError(
+            f"actors.pools: bundle {bundle.name} has no slot {', '.join(unknown)}; it has {', '.join(filled)}"
+        )
     if len(set(named)) < len(named):
         raise ConfigError("actors.pools: a slot belongs to one pool; here one is named twice")
     rest = [slot for slot in filled if slot not in named]
@@ -91,6 +94,8 @@ def assign_slots(wanted: Sequence[Sequence[str] | None], bundle: Bundle) -> list
             model = bundle.slot(slot)
             late = [need for need in (model.needs if model else ()) if need not in ready and need not in slots]
             if late:
-                raise ConfigError(f"actors.pools: {slot} reads {', '.join(late)}, which comes in a later pool; reorder the pools")
+                raise ConfigError(
+                    f"actors.pools: {slot} reads {', '.join(late)}, which comes in a later pool; reorder the pools"
+                )
         ready.update(slots)
     return assigned

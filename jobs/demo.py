@@ -39,8 +39,12 @@ def demo(folder: str, bundle: str, config: Config) -> bool:
     report = run(str(corpus), out, bundle, config)
     console.print("look at it:")
     console.print(f"  faceatlas status {out}")
-    console.print(f"""  python -c "import pipeline; print(pipeline.read_table('{out}', 'clips').to_pandas())" """, markup=False)
-    console.print(f"""  python -c "import pandas; print(pandas.read_parquet('{out}/faces').describe())" """, markup=False)
+    console.print(
+        f"""  python -c "import pipeline; print(pipeline.read_table('{out}', 'clips').to_pandas())" """, markup=False
+    )
+    console.print(
+        f"""  python -c "import pandas; print(pandas.read_parquet('{out}/faces').describe())" """, markup=False
+    )
     return report.in_order
 
 
@@ -60,12 +64,12 @@ def make_corpus(folder: Path) -> None:
 def _members() -> Iterator[tuple[str, bytes]]:
     astronaut, hopper = _portraits()
     first, second = (_view(picture) for picture in (astronaut, hopper))
-    yield "astronaut_pan.mp4", encode(lambda t: first(0.30 + 0.2 * t, 0.5, 1.0))
+    yield "astronaut_pan.mp4", encode(lambda t: first(0.35 + 0.15 * t, 0.25, 0.8))
     yield "hopper_zoom.mp4", encode(lambda t: second(0.5, 0.35, 1.0 - 0.35 * t))
-    yield "astronaut_flip_light.mp4", encode(lambda t: _lit(first(0.42, 0.5, 0.9)[:, ::-1], 0.6 + 0.7 * t))
+    yield "astronaut_flip_light.mp4", encode(lambda t: _lit(first(0.42, 0.25, 0.9)[:, ::-1], 0.6 + 0.7 * t))
     yield "hopper_pan.mp4", encode(lambda t: second(0.4 + 0.2 * t, 0.4, 0.9))
-    yield "two_people.mp4", encode(lambda t: _beside(first(0.42, 0.45, 0.8 - 0.1 * t), second(0.5, 0.35, 0.7)))
-    yield "cut.mp4", encode(lambda t: first(0.42, 0.5, 1.0) if t < 0.5 else second(0.5, 0.4, 1.0))
+    yield "two_people.mp4", encode(lambda t: _beside(first(0.44, 0.25, 0.9 - 0.1 * t), second(0.5, 0.35, 0.7)))
+    yield "cut.mp4", encode(lambda t: first(0.42, 0.25, 1.0) if t < 0.5 else second(0.5, 0.4, 1.0))
     yield "nobody.mp4", encode(_waves)
     yield "corrupt.mp4", b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 16
 
@@ -76,14 +80,16 @@ def _portraits() -> tuple[np.ndarray, np.ndarray]:
         from PIL import Image
         from skimage.data import astronaut
     except ImportError as error:
-        raise ConfigError(f"the demo takes its pictures out of other packages ({error}): pip install 'faceatlas[demo]'") from error
-    with cbook.get_sample_data("grace_hopper.jpg") as file:
-        hopper = np.asarray(Image.open(file).convert("RGB"))
+        raise ConfigError(
+            f"the demo takes its pictures out of other packages ({error}): pip install 'faceatlas[demo]'"
+        ) from error
+    with Image.open(Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))) as image:
+        hopper = np.asarray(image.convert("RGB"))
     return astronaut(), hopper
 
 
 def _view(picture: np.ndarray) -> Callable[[float, float, float], np.ndarray]:
-    """A camera on a picture: its centre (fractions of the picture) and the width it sees; gives frames of the clip's size."""
+    """A camera on a picture: centre and width of what it sees (fractions of the picture) -> frame of the clip's size."""
     from PIL import Image
 
     image = Image.fromarray(picture)

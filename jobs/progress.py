@@ -22,7 +22,9 @@ class RunProgress:
             TextColumn("annotating"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("clips, {task.fields[frames]} frames, {task.fields[faces]} faces, {task.fields[rate]:.1f} frames/s"),
+            TextColumn(
+                "clips, {task.fields[frames]} frames, {task.fields[faces]} faces, {task.fields[rate]:.1f} frames/s"
+            ),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -33,7 +35,9 @@ class RunProgress:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
 
     def __call__(self, tally: Tally) -> None:

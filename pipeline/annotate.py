@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import ray
@@ -115,7 +115,7 @@ def annotate(
     make_stages: Callable[[], Sequence[Stage]],
     start_ray: Callable[[], None],
     config: Config,
-    progress: Callable[[Tally], None] = lambda tally: None,
+    progress: Callable[[Tally], None],
 ) -> Report:
     """Converge: bring the output to what is wanted.
 
@@ -126,7 +126,7 @@ def annotate(
         make_stages: gives the actor pools; called when Ray runs and there is work.
         start_ray: connects to a cluster or starts one; not called if there is nothing to do.
         config: settings.
-        progress: called after each batch of committed chunks.
+        progress: called at the start and after each batch of committed chunks.
 
     Raises:
         OutputError: the output cannot be written, or the flow failed; what was committed stays.
@@ -191,11 +191,11 @@ def build_flow(work: pa.Table, job: Job, stages: Sequence[Stage]) -> ray.data.Da
 
     # 1. work rows: a few clips to a block, for blocks are the units of scheduling
     blocks = min(work.num_rows, max(64, work.num_rows // 8))
-    flow = ray.data.from_arrow(work, override_num_blocks=blocks)
+    flow: ray.data.Dataset = ray.data.from_arrow(work, override_num_blocks=blocks)
     # 2. decode, CPU tasks, 1 clip : N chunks. The memory they reserve (two chunks and their Arrow copies) bounds how
     #    many run on a node, and makes Ray Data keep decoding and annotating apart instead of fusing them
     flow = flow.map_batches(
-        chunks.decode_clips,
+        cast("Callable", chunks.decode_clips),
         fn_kwargs={"job": job},
         batch_size=1,
         batch_format="pyarrow",
@@ -217,7 +217,7 @@ def build_flow(work: pa.Table, job: Job, stages: Sequence[Stage]) -> ray.data.Da
         )
     # 4. write, CPU tasks, N chunks : their accounts
     return flow.map_batches(
-        chunks.write_chunks,
+        cast("Callable", chunks.write_chunks),
         fn_kwargs={"job": job},
         batch_size=config.store.chunks_per_file,
         batch_format="pyarrow",

@@ -138,7 +138,16 @@ def write_chunks(rows: pa.Table, job: Job) -> pa.Table:
                 table = slot_rows(part, slot, job.config.store.embedding_dtype)
                 store.write_chunks(output, schema.TABLE_OF_SLOT[slot], version, shard, table, ledger.filter(mine))
     return pa.table(
-        [rows["clip_id"], rows["slots"], rows["first"], ledger["count"], faces, rows["last"], rows["video"], rows["error"]],
+        [
+            rows["clip_id"],
+            rows["slots"],
+            rows["first"],
+            ledger["count"],
+            faces,
+            rows["last"],
+            rows["video"],
+            rows["error"],
+        ],
         schema=ACCOUNT,
     )
 

@@ -22,44 +22,67 @@ class SourcesConfig(_Section):
     """What counts as a clip, and where the videos of a list lie."""
 
     videos: str | None = Field(
-        None, description="Folder (any fsspec URI) of the videos that a CelebV JSON names; default: beside the JSON."
+        default=None,
+        description="Folder (any fsspec URI) of the videos that a CelebV JSON names; default: beside the JSON.",
     )
-    clips_per_shard: int = Field(1000, ge=1, description="Rows per shard of a manifest without a `shard` column.")
+    clips_per_shard: int = Field(
+        default=1000, ge=1, description="Rows per shard of a manifest without a `shard` column."
+    )
 
 
 class DecodeConfig(_Section):
     """Which frames are annotated, and how they are cut into chunks."""
 
-    every: int = Field(1, ge=1, description="Annotate every k-th decoded frame (frames 0, k, 2k, ... of the video).")
-    fps: float | None = Field(
-        None, gt=0, description="Annotate this many frames per second of presentation time instead of every k-th."
+    every: int = Field(
+        default=1, ge=1, description="Annotate every k-th decoded frame (frames 0, k, 2k, ... of the video)."
     )
-    chunk_frames: int = Field(32, ge=1, description="Sampled frames in a chunk, the unit of transport and of retry.")
+    fps: float | None = Field(
+        default=None,
+        gt=0,
+        description="Annotate this many frames per second of presentation time instead of every k-th.",
+    )
+    chunk_frames: int = Field(
+        default=32, ge=1, description="Sampled frames in a chunk, the unit of transport and of retry."
+    )
     chunk_mb: int = Field(
-        128, ge=1, description="A chunk of large frames is cut earlier, at this many MB; this bounds a task's memory."
+        default=128,
+        ge=1,
+        description="A chunk of large frames is cut earlier, at this many MB; this bounds a task's memory.",
     )
     max_pixels: int = Field(
-        8192 * 8192, ge=1, description="A video with more pixels per frame is quarantined instead of decoded."
+        default=8192 * 8192, ge=1, description="A video with more pixels per frame is quarantined instead of decoded."
     )
-    cpus: float = Field(1.0, gt=0, description="CPUs that Ray reserves for one decode task.")
+    cpus: float = Field(default=1.0, gt=0, description="CPUs that Ray reserves for one decode task.")
 
     @model_validator(mode="after")
     def _one_sampling(self) -> "DecodeConfig":
         if self.fps is not None and self.every != 1:
-            raise ValueError(f"decode.every={self.every} and decode.fps={self.fps:g} exclude each other; set one of them")
+            raise ValueError(
+                f"decode.every={self.every} and decode.fps={self.fps:g} exclude each other; set one of them"
+            )
         return self
 
 
 class PoolConfig(_Section):
     """One pool of identical actors that host some slots of the bundle."""
 
-    slots: tuple[str, ...] | None = Field(None, description="Slots this pool runs; null: all that are left.")
-    size: int | None = Field(None, ge=1, description="Fixed number of actors; null: one per GPU, or one on the CPU.")
-    min_size: int | None = Field(None, ge=1, description="With max_size: an autoscaling pool starts at this size.")
-    max_size: int | None = Field(None, ge=1, description="With min_size: an autoscaling pool grows up to this size.")
-    gpus: float | None = Field(None, ge=0, description="GPUs per actor, also a fraction; null: 1 if there are any.")
-    cpus: float = Field(1.0, ge=0, description="CPUs that Ray reserves for one actor.")
-    threads: int | None = Field(None, ge=1, description="Threads of one actor on the CPU; null: its share of the node.")
+    slots: tuple[str, ...] | None = Field(default=None, description="Slots this pool runs; null: all that are left.")
+    size: int | None = Field(
+        default=None, ge=1, description="Fixed number of actors; null: one per GPU, or one on the CPU."
+    )
+    min_size: int | None = Field(
+        default=None, ge=1, description="With max_size: an autoscaling pool starts at this size."
+    )
+    max_size: int | None = Field(
+        default=None, ge=1, description="With min_size: an autoscaling pool grows up to this size."
+    )
+    gpus: float | None = Field(
+        default=None, ge=0, description="GPUs per actor, also a fraction; null: 1 if there are any."
+    )
+    cpus: float = Field(default=1.0, ge=0, description="CPUs that Ray reserves for one actor.")
+    threads: int | None = Field(
+        default=None, ge=1, description="Threads of one actor on the CPU; null: its share of the node."
+    )
 
     @model_validator(mode="after")
     def _fixed_or_autoscaling(self) -> "PoolConfig":
@@ -75,15 +98,28 @@ class PoolConfig(_Section):
 class ActorsConfig(_Section):
     """How the models are run."""
 
-    size: int | None = Field(None, ge=1, description="Shortcut: actors of the only pool.")
-    gpus: float | None = Field(None, ge=0, description="Shortcut: GPUs per actor of the only pool.")
-    pools: tuple[PoolConfig, ...] = Field((), description="Several pools that share the slots; default: one pool.")
-    batch_chunks: int = Field(2, ge=1, description="Chunks per call of an actor; a batch spans clips and frame sizes.")
-    batch_frames: int = Field(32, ge=1, description="Frames of one size that go through the detector at once.")
-    batch_faces: int = Field(64, ge=1, description="Faces that go through a face model at once.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda)$", description="auto: CUDA if the actor owns a GPU.")
+    size: int | None = Field(default=None, ge=1, description="Shortcut: actors of the only pool.")
+    gpus: float | None = Field(default=None, ge=0, description="Shortcut: GPUs per actor of the only pool.")
+    pools: tuple[PoolConfig, ...] = Field(
+        default=(), description="Several pools that share the slots; default: one pool."
+    )
+    batch_chunks: int = Field(
+        default=2, ge=1, description="Chunks per call of an actor; a batch spans clips and frame sizes."
+    )
+    batch_frames: int = Field(default=32, ge=1, description="Frames of one size that go through the detector at once.")
+    batch_pixels: int | None = Field(
+        default=None,
+        ge=1,
+        description="Pixels that go through the detector at once; null: 4 million on a CPU, 64 on a GPU.",
+    )
+    batch_faces: int | None = Field(
+        default=None, ge=1, description="Faces that go through a face model at once; null: 16 on a CPU, 256 on a GPU."
+    )
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto: CUDA if the actor owns a GPU.")
     wait_for_min_actors_s: int = Field(
-        600, ge=1, description="A pool that cannot start within this time fails the run instead of waiting for ever."
+        default=600,
+        ge=1,
+        description="A pool that cannot start within this time fails the run instead of waiting for ever.",
     )
 
     @model_validator(mode="after")
@@ -100,35 +136,46 @@ class ActorsConfig(_Section):
 class StoreConfig(_Section):
     """How tables are written."""
 
-    chunks_per_file: int = Field(64, ge=1, description="Chunks that are gathered into one Parquet file per table.")
+    chunks_per_file: int = Field(
+        default=64, ge=1, description="Chunks that are gathered into one Parquet file per table."
+    )
     embedding_dtype: str = Field(
-        "float32", pattern="^float(16|32)$", description="Embeddings on disk; float16 halves them (relative error 5e-4)."
+        default="float32",
+        pattern="^float(16|32)$",
+        description="Embeddings on disk; float16 halves them (relative error 5e-4).",
     )
 
 
 class TracksConfig(_Section):
     """How the faces of one clip become tracks. Lengths count sampled frames."""
 
-    min_iou: float = Field(0.3, ge=0, le=1, description="Least overlap for a link by position alone.")
-    min_cosine: float = Field(0.5, ge=-1, le=1, description="Least cosine for a link across a cut or a jump.")
+    min_iou: float = Field(default=0.3, ge=0, le=1, description="Least overlap for a link by position alone.")
+    min_cosine: float = Field(default=0.5, ge=-1, le=1, description="Least cosine for a link across a cut or a jump.")
     switch_cosine: float = Field(
-        0.1, ge=-1, le=1, description="Below this cosine to the track, a good face is somebody else wherever it is."
+        default=0.1,
+        ge=-1,
+        le=1,
+        description="Below this cosine to the track, a good face is somebody else wherever it is.",
     )
-    max_gap: int = Field(15, ge=0, description="A track may miss its face for this many sampled frames.")
+    max_gap: int = Field(default=15, ge=0, description="A track may miss its face for this many sampled frames.")
 
 
 class IdentitiesConfig(_Section):
     """How the tracks of the corpus become identities."""
 
     threshold: float | None = Field(
-        None, description="Cosine at which two tracks are one person; null: from the embedding model's entry."
+        default=None, description="Cosine at which two tracks are one person; null: from the embedding model's entry."
     )
     size_adjust: float = Field(
-        0.18, ge=0, description="Small clusters must be closer than the threshold by up to this (design/clustering)."
+        default=0.18,
+        ge=0,
+        description="Small clusters must be closer than the threshold by up to this (design/clustering).",
     )
-    neighbours: int = Field(32, ge=1, description="Candidate neighbours per track.")
-    min_frames: int = Field(3, ge=1, description="A track with fewer faces founds no identity.")
-    min_score: float = Field(0.9, ge=0, le=1, description="A track whose mean score is lower founds no identity.")
+    neighbours: int = Field(default=32, ge=1, description="Candidate neighbours per track.")
+    min_frames: int = Field(default=3, ge=1, description="A track with fewer faces founds no identity.")
+    min_score: float = Field(
+        default=0.9, ge=0, le=1, description="A track whose mean score is lower founds no identity."
+    )
 
 
 class StorageConfig(_Section):
@@ -142,20 +189,27 @@ class StorageConfig(_Section):
 class RayConfig(_Section):
     """The cluster. Under `ray job submit` all of this is decided already."""
 
-    address: str | None = Field(None, description="Address of a running cluster; null: RAY_ADDRESS, else start one.")
-    num_cpus: int | None = Field(None, ge=1, description="CPUs of a cluster that is started here.")
-    num_gpus: int | None = Field(None, ge=0, description="GPUs of a cluster that is started here.")
-    object_store_mb: int | None = Field(None, ge=100, description="Object store of a cluster that is started here.")
-    block_mb: int = Field(32, ge=1, description="Target size of a Ray Data block; 32 and more measured best.")
+    address: str | None = Field(
+        default=None, description="Address of a running cluster; null: RAY_ADDRESS, else start one."
+    )
+    num_cpus: int | None = Field(default=None, ge=1, description="CPUs of a cluster that is started here.")
+    num_gpus: int | None = Field(default=None, ge=0, description="GPUs of a cluster that is started here.")
+    object_store_mb: int | None = Field(
+        default=None, ge=100, description="Object store of a cluster that is started here."
+    )
+    block_mb: int = Field(default=32, ge=1, description="Target size of a Ray Data block; 32 and more measured best.")
 
 
 class ModelsConfig(_Section):
     """Where weights come from."""
 
     mirror: str | None = Field(
-        None, description="Folder (any fsspec URI) laid out like the hub, <owner>/<repository>/<file>; null: the hub."
+        default=None,
+        description="Folder (any fsspec URI) laid out like the hub, <owner>/<repository>/<file>; null: the hub.",
     )
-    cache: str | None = Field(None, description="Folder for files fetched from a mirror; null: the user's cache folder.")
+    cache: str | None = Field(
+        default=None, description="Folder for files fetched from a mirror; null: the user's cache folder."
+    )
 
 
 class Config(_Section):
@@ -203,7 +257,9 @@ def load_config(
         except (OSError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read the configuration {file}: {error}") from error
         if not isinstance(tree, dict):
-            raise ConfigError(f"the configuration {file} must hold sections such as 'decode:', found {type(tree).__name__}")
+            raise ConfigError(
+                f"the configuration {file} must hold sections such as 'decode:', found {type(tree).__name__}"
+            )
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(ENV_PREFIX):
             _put(tree, name.removeprefix(ENV_PREFIX).lower().replace("__", "."), yaml.safe_load(value))

@@ -9,7 +9,6 @@
 Every class takes its message alone, so that it survives pickling between Ray workers.
 """
 
-
 #: error class of clips that failed by a mistake of ours and not of their own; they are tried again by the next run
 UNEXPECTED = "unexpected"
 

@@ -3,6 +3,7 @@
 wanted (clips x slots at their versions) - present (clips files and footers) = plan.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -69,7 +70,7 @@ class ClipState:
         edges = sorted(edge for edge in cuts if edge <= end)
         holds = {slot: _covered(self.held.get(slot, []), edges) for slot in slots}
         result: dict[tuple[str, ...], list[Interval]] = {}
-        for i, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+        for i, (low, high) in enumerate(itertools.pairwise(edges)):
             if missing := tuple(slot for slot in slots if not holds[slot][i]):
                 result.setdefault(missing, []).append((low, high - low))
         return result

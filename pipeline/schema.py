@@ -29,12 +29,19 @@ CLIP = pa.schema(
         field("member", pa.string(), "name inside the tar shard; null for a plain file"),
         field("offset", pa.int64(), "where the member's bytes begin in the tar", "bytes"),
         field("size", pa.int64(), "length of the video file", "bytes"),
-        field("start_s", pa.float64(), "begin of the clip on the clock of `time`, inclusive; null: the video's begin", "s"),
+        field(
+            "start_s", pa.float64(), "begin of the clip on the clock of `time`, inclusive; null: the video's begin", "s"
+        ),
         field("end_s", pa.float64(), "end of the clip on the clock of `time`, exclusive; null: the video's end", "s"),
         field("shard", pa.string(), "partition of the corpus, safe as a folder name", nullable=False),
         field("key", pa.string(), "the user's name of the clip: manifest key, CelebV id, or path without suffix"),
         field("fingerprint", pa.string(), "size and ETag or mtime of the input; changed bytes make the clip stale"),
-        field("bbox", pa.list_(pa.float32(), 4), "left, top, right, bottom that the corpus gives for the person", "fraction"),
+        field(
+            "bbox",
+            pa.list_(pa.float32(), 4),
+            "left, top, right, bottom that the corpus gives for the person",
+            "fraction",
+        ),
     ]
 )
 
@@ -59,14 +66,18 @@ CHUNK = pa.schema(
     [
         field("clip_id", pa.string(), "the clip", nullable=False),
         field("shard", pa.string(), "the clip's shard", nullable=False),
-        field("first", pa.int64(), "ordinal of the first sampled frame within the clip's sampled frames", nullable=False),
+        field(
+            "first", pa.int64(), "ordinal of the first sampled frame within the clip's sampled frames", nullable=False
+        ),
         field("frames", pa.list_(pa.int64()), "index in the video of each sampled frame of the chunk", nullable=False),
         field("times", pa.list_(pa.float64()), "presentation time of each; null where the stream gives none", "s"),
         field("width", pa.int32(), "displayed width of every frame of the chunk", "px"),
         field("height", pa.int32(), "displayed height of every frame of the chunk", "px"),
         field("matrix", pa.string(), "YUV matrix: bt601, bt709 or bt2020"),
         field("full_range", pa.bool_(), "luma 0-255 (else 16-235)"),
-        field("planes", pa.large_binary(), "per frame Y (h x w), then U and V (ceil(h/2) x ceil(w/2)), uint8, end to end"),
+        field(
+            "planes", pa.large_binary(), "per frame Y (h x w), then U and V (ceil(h/2) x ceil(w/2)), uint8, end to end"
+        ),
         field("last", pa.bool_(), "the clip ends with this row", nullable=False),
         field("video", VIDEO, "on the last row only"),
         field("error", ERROR, "why the clip ends here; such a row is the clip's last and may hold no frames"),
@@ -103,7 +114,12 @@ SLOT_COLUMNS: dict[str, list[pa.Field]] = {
         field("box_x2", pa.float32(), "right edge", "px"),
         field("box_y2", pa.float32(), "bottom edge", "px"),
         field("score", pa.float32(), "the detector's confidence; null if the model has none"),
-        field("points5", pa.list_(pa.float32(), 10), "eyes, nose, mouth corners as x, y pairs; null if the model has none", "px"),
+        field(
+            "points5",
+            pa.list_(pa.float32(), 10),
+            "eyes, nose, mouth corners as x, y pairs; null if the model has none",
+            "px",
+        ),
     ],
     "landmarks": [field("landmarks", pa.list_(pa.float32(), 136), "68 points in dlib order, x0 y0 x1 y1 ...", "px")],
     "pose": [
@@ -115,10 +131,13 @@ SLOT_COLUMNS: dict[str, list[pa.Field]] = {
         field("pose_z", pa.float32(), "as pose_x"),
     ],
     "action_units": [
-        field(f"AU{n:02d}", pa.float32(), f"probability of FACS action unit {n} (svm: its 0/1 label)") for n in AU_NUMBERS
+        field(f"AU{n:02d}", pa.float32(), f"probability of FACS action unit {n} (svm: its 0/1 label)")
+        for n in AU_NUMBERS
     ],
     "emotions": [field(name, pa.float32(), f"probability of {name} (svm: its 0/1 label)") for name in EMOTIONS],
-    "embeddings": [field("embedding", pa.list_(pa.float32(), 512), "identity vector as the model gives it, not normalised")],
+    "embeddings": [
+        field("embedding", pa.list_(pa.float32(), 512), "identity vector as the model gives it, not normalised")
+    ],
     "gaze": [
         field("gaze_pitch", pa.float32(), "+ up", _ANGLE),
         field("gaze_yaw", pa.float32(), "+ to the subject's left", _ANGLE),
@@ -186,7 +205,9 @@ TRACKS = pa.schema(
         field("mean_score", pa.float32(), "mean detector score; null if the model has none"),
         field("mean_size", pa.float32(), "mean of the square root of the box area", "px"),
         field("quality", pa.float32(), "weight of the track in clustering, 0 to 1"),
-        field("embedding", pa.list_(pa.float32(), 512), "quality-weighted mean of the faces' unit embeddings, unit length"),
+        field(
+            "embedding", pa.list_(pa.float32(), 512), "quality-weighted mean of the faces' unit embeddings, unit length"
+        ),
         field("frames", pa.list_(pa.int64()), "frame of each face"),
         field("members", pa.list_(pa.int32()), "`face` of each face, parallel to frames"),
         field("representative_frame", pa.int64(), "frame of the face that shows the track best"),

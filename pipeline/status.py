@@ -19,7 +19,7 @@ def read_status(out: str, storage_options: Mapping[str, Any] | None = None) -> d
         OutputError: `out` is no output of Faceatlas.
     """
     clips = read_table(out, "clips", ["status", "frames", "sampled"], storage_options)
-    counts = {status: 0 for status in ("done", "empty", "quarantined")}
+    counts = dict.fromkeys(("done", "empty", "quarantined"), 0)
     counts |= {item["values"]: item["counts"] for item in pc.value_counts(clips["status"]).to_pylist()}
     return {
         "clips": counts,

@@ -155,7 +155,9 @@ def read_ledger(output: Output, table_name: str, version: str, shard: str) -> pa
     def read(path: str) -> pa.Table:
         footer = _footer(output, path)
         if CHUNKS_KEY not in footer:
-            raise OutputError(f"{output.path(path)} was not written by Faceatlas: its footer lists no chunks; move it away")
+            raise OutputError(
+                f"{output.path(path)} was not written by Faceatlas: its footer lists no chunks; move it away"
+            )
         table = pa.Table.from_pydict(json.loads(footer[CHUNKS_KEY]), schema=LEDGER)
         return table.append_column("path", pa.array([path] * table.num_rows, pa.string()))
 
@@ -294,5 +296,7 @@ def read_table(
     output = open_output(out, storage_options)
     current = read_current(output)
     if not current:
-        raise OutputError(f"{out} holds no Faceatlas tables (there is no current.json); give the OUT of an annotate run")
+        raise OutputError(
+            f"{out} holds no Faceatlas tables (there is no current.json); give the OUT of an annotate run"
+        )
     return read_version(output, name, current.get(name, "none"), columns)

@@ -131,7 +131,11 @@ class Tally:
         state = self.plan.states.get(clip["clip_id"])
         if state is None or state.error is None:
             return dict(known or {**clip, "stage": None, "error_class": None, "message": None, "attempts": None})
-        return {**{name: clip[name] for name in ("clip_id", "uri", "member", "shard", "fingerprint")}, **state.error, "attempts": 1}
+        return {
+            **{name: clip[name] for name in ("clip_id", "uri", "member", "shard", "fingerprint")},
+            **state.error,
+            "attempts": 1,
+        }
 
 
 def _status(state: ClipState) -> str:

@@ -25,7 +25,9 @@ def clips_version(decode: DecodeConfig) -> str:
     return digest("decode", DECODE_ALGORITHM, decode.every, decode.fps, decode.max_pixels)
 
 
-def aggregate_version(output: Output, versions: Mapping[str, str], config: Config, same_person_cosine: float | None) -> str:
+def aggregate_version(
+    output: Output, versions: Mapping[str, str], config: Config, same_person_cosine: float | None
+) -> str:
     """Version of `tracks` and `identities`: it follows from all that they are made of, the clips among it."""
     clips = store.read_version(output, "clips", versions["clips"], ["clip_id", "fingerprint", "status"])
     done = clips.filter(pc.equal(clips["status"], "done")).sort_by("clip_id")

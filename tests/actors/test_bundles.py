@@ -15,14 +15,21 @@ def write(tmp_path):
         return str(path)
 
     (tmp_path / "weights.bin").write_bytes(b"one")
-    (tmp_path / "my_factories.py").write_text("def echo(weights, scale=1):\n    return lambda x: (weights.read_bytes(), scale)\n")
+    (tmp_path / "my_factories.py").write_text(
+        "def echo(weights, scale=1):\n    return lambda x: (weights.read_bytes(), scale)\n"
+    )
     return write_bundle
 
 
 MINE = """
 extends: cascade
 models:
-  embeddings: {factory: "my_factories:echo", weights: weights.bin, input: crops112, same_person_cosine: 0.4, parameters: {scale: 3}}
+  embeddings:
+    factory: my_factories:echo
+    weights: weights.bin
+    input: crops112
+    same_person_cosine: 0.4
+    parameters: {scale: 3}
 """
 
 

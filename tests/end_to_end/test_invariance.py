@@ -1,6 +1,7 @@
 """What must not change a value: how the corpus is given, and how the work is cut and dealt out."""
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -119,7 +120,26 @@ def test_the_order_of_clips_changes_nothing(annotate, shared_bundle, few, plain,
 
 
 def test_detection_in_one_pool_and_the_rest_in_another_changes_nothing(annotate, shared_bundle, few, plain, tmp_path):
-    pools = "actors.pools=[{slots: [face], size: 1, gpus: 0.5, cpus: 0.5}, {min_size: 1, max_size: 2, gpus: 0.25, cpus: 0.5}]"
+    detection = "{slots: [face], size: 1, gpus: 0.5, cpus: 0.5}"
+    pools = f"actors.pools=[{detection}, {{min_size: 1, max_size: 2, gpus: 0.25, cpus: 0.5}}]"
     out = str(tmp_path / "out")
     assert annotate(few, out, shared_bundle, "decode.every=5", pools).in_order
     assert_same(rows(plain), rows(out))
+
+
+def test_a_lost_table_file_is_computed_again_from_the_stored_boxes(annotate, plain, shared_bundle, few, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(plain, out)
+    before = pipeline.read_table(str(out), "landmarks").sort_by([("clip_id", "ascending"), ("frame", "ascending")])
+    faces = {path: path.read_bytes() for path in (out / "faces").rglob("*.parquet")}
+    for path in [*(out / "landmarks").rglob("*.parquet"), *(out / "clips").rglob("*.parquet")]:
+        path.unlink()
+    assert annotate(few, out, shared_bundle, "decode.every=5").in_order
+    after = pipeline.read_table(str(out), "landmarks").sort_by([("clip_id", "ascending"), ("frame", "ascending")])
+    assert after["frame"].equals(before["frame"])
+    difference = (
+        after["landmarks"].combine_chunks().flatten().to_numpy()
+        - before["landmarks"].combine_chunks().flatten().to_numpy()
+    )
+    assert abs(difference).max() < 0.01
+    assert {path: path.read_bytes() for path in (out / "faces").rglob("*.parquet")} == faces

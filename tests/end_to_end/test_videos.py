@@ -75,7 +75,9 @@ def test_exactly_the_fourteen_people_are_found(videos, clips):
 
 def test_all_tables_speak_of_the_same_faces(videos):
     keys = [
-        pipeline.read_table(videos, name, ["clip_id", "frame", "face"]).to_pandas().sort_values(["clip_id", "frame", "face"])
+        pipeline.read_table(videos, name, ["clip_id", "frame", "face"])
+        .to_pandas()
+        .sort_values(["clip_id", "frame", "face"])
         for name in ("faces", "landmarks", "embeddings")
     ]
     for other in keys[1:]:
@@ -110,20 +112,3 @@ def test_a_second_run_does_nothing(annotate, videos, shared_bundle, data):
     report = annotate(data / "videos", videos, shared_bundle)
     assert (report.in_order, report.frames, report.identities) == (True, 0, 14)
     assert {path: path.stat().st_mtime_ns for path in Path(videos).rglob("*.parquet")} == before
-
-
-def test_a_lost_table_file_is_computed_again_from_the_stored_boxes(annotate, videos, shared_bundle, data, tmp_path):
-    import shutil
-
-    out = tmp_path / "out"
-    shutil.copytree(videos, out)
-    before = pipeline.read_table(str(out), "landmarks").sort_by([("clip_id", "ascending"), ("frame", "ascending")])
-    faces = {path: path.read_bytes() for path in (out / "faces").rglob("*.parquet")}
-    for path in [*(out / "landmarks").rglob("*.parquet"), *(out / "clips").rglob("*.parquet")]:
-        path.unlink()
-    assert annotate(data / "videos", out, shared_bundle).in_order
-    after = pipeline.read_table(str(out), "landmarks").sort_by([("clip_id", "ascending"), ("frame", "ascending")])
-    assert after["frame"].equals(before["frame"])
-    difference = after["landmarks"].combine_chunks().flatten().to_numpy() - before["landmarks"].combine_chunks().flatten().to_numpy()
-    assert abs(difference).max() < 0.01
-    assert {path: path.read_bytes() for path in (out / "faces").rglob("*.parquet")} == faces

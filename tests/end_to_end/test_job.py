@@ -1,0 +1,108 @@
+"""The main job as users start it: the installed command, and `ray job submit` to a running cluster."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pipeline
+
+PROJECT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+
+def call(*command, **environment):
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=PROJECT,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled", **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    code, text = call(BIN / "faceatlas", "demo", folder)
+    assert code == 0, text
+    return folder, text
+
+
+def test_the_demo_finds_faces_and_quarantines_the_corrupt_clip(demo):
+    folder, text = demo
+    clips = pipeline.read_table(str(folder / "tables"), "clips").to_pandas().set_index("key")
+    assert clips["status"].value_counts().to_dict() == {"done": 7, "quarantined": 1}
+    assert clips.loc["corrupt", "status"] == "quarantined"
+    assert clips.loc["nobody", "faces"] == 0
+    assert clips.loc[["astronaut_pan", "hopper_zoom", "two_people"], "faces"].min() >= 40
+    assert "left out, no model in this bundle: landmarks, pose" in text
+
+
+def test_the_status_command_prints_the_totals(demo):
+    code, text = call(BIN / "faceatlas", "status", demo[0] / "tables", "--json")
+    status = json.loads(text)
+    assert code == 0
+    assert status["clips"] == {"done": 7, "empty": 0, "quarantined": 1}
+    assert status["frames"] == 7 * 48
+    assert status["faces"] > 0
+    assert status["tracks"] >= 6
+
+
+def test_the_plan_of_a_finished_corpus_is_empty(demo):
+    corpus, out = demo[0] / "corpus", demo[0] / "tables"
+    code, text = call(BIN / "faceatlas", "plan", corpus, out, "--bundle", "cascade", "--json")
+    plan = json.loads(text)
+    assert (code, plan["clips"], plan["to_do"]) == (0, 8, 0)
+    code, text = call(BIN / "faceatlas", "plan", corpus, demo[0] / "elsewhere", "--bundle", "cascade")
+    assert "8 clips: new clip" in text
+    assert not (demo[0] / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["annotate", "no-such-folder", "OUT", "--bundle", "cascade"], "no-such-folder"),
+        (["annotate", "tests", "OUT", "--bundle", "cascade", "--set", "decode.evry=2"], "decode.evry"),
+        (["annotate", "tests", "OUT", "--bundle", "absent.yaml"], "absent.yaml"),
+        (["status", "OUT"], "current.json"),
+    ],
+)
+def test_mistakes_end_with_one_message_and_exit_code_2(arguments, words, tmp_path):
+    code, text = call(BIN / "faceatlas", *[str(tmp_path) if part == "OUT" else part for part in arguments])
+    assert code == 2
+    assert words in text
+    assert "Traceback" not in text
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    # a port and a folder of its own: other clusters of this machine are left alone
+    folder = tmp_path_factory.mktemp("ray")
+    environment = {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder), "OMP_WAIT_POLICY": "passive"}
+    code, text = call(
+        *(BIN / "ray", "start", "--head", "--node-ip-address=127.0.0.1", "--port=6479", "--dashboard-host=127.0.0.1"),
+        *("--dashboard-port=8365", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir=/tmp/{folder.name}"),
+        **environment,
+    )
+    assert code == 0, text
+    yield "http://127.0.0.1:8365"
+    call(BIN / "ray", "stop", "--force", **environment)
+
+
+def test_ray_job_submit_runs_the_same_job(demo, cluster, tmp_path):
+    out = tmp_path / "out"
+    code, text = call(
+        *(BIN / "ray", "job", "submit", "--address", cluster, "--working-dir", ".", "--"),
+        *("python", "-m", "jobs.annotate", demo[0] / "corpus", out, "--bundle", "cascade"),
+    )
+    assert code == 0, text
+    assert "8 clips: 7 done, 0 empty, 1 quarantined" in text
+    faces = [pipeline.read_table(str(tables), "faces").num_rows for tables in (out, demo[0] / "tables")]
+    assert faces[0] == faces[1] > 0
