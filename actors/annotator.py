@@ -5,7 +5,7 @@ that an earlier pool or an earlier run found. It leaves with the results of the 
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,18 +106,23 @@ class Annotator:
             return _empty(chunks, [model.slot for model in models], brought)
 
         pieces = make_pieces(clippings, self.device, self.batch_frames, self.batch_pixels)
-        if "face" in brought:
-            found = _stored_faces(pieces, clippings, chunks, self.device)
-        else:
-            found = [(piece, self._detect(piece)) for piece in pieces]
+        found: list[tuple[Tensor, Faces]] = []
         outputs: dict[str, list[Tensor]] = {model.slot: [] for model in models if model.slot != "face"}
-        stored_landmarks = _stored_landmarks(found, chunks, self.device) if "landmarks" in brought else None
-        for span, parts in face_batches([(p, f) for p, f in found if len(f)], self.batch_faces):
-            batch = FaceBatch(parts, None if stored_landmarks is None else stored_landmarks[span])
+        stored = _Stored(clippings, chunks, self.device) if "face" in brought else None
+        for batch in face_batches(self._find(pieces, stored, found), self.batch_faces):
             for model in models:
                 if model.slot != "face":
                     outputs[model.slot].append(self._run(model, batch))
-        return _collect(clippings, found, outputs, with_faces="face" not in brought)
+        return _collect(clippings, found, outputs, with_faces=stored is None)
+
+    def _find(
+        self, pieces: Iterable[Piece], stored: "_Stored | None", found: list[tuple[Tensor, Faces]]
+    ) -> Iterator[tuple[Piece, Faces]]:
+        """The faces of each piece, detected or stored; keeps in `found` what outlives the piece's frames."""
+        for piece in pieces:
+            faces = self._detect(piece) if stored is None else stored.faces(piece)
+            found.append((piece.frame_B[faces.row_N], faces))
+            yield piece, faces
 
     def _closure(self, wanted: set[str]) -> set[str]:
         """The wanted slots and those whose results they need."""
@@ -175,32 +180,28 @@ def _clippings(chunks: pa.Table) -> list[Clipping]:
     return made
 
 
-def _stored_faces(
-    pieces: Sequence[Piece], clippings: Sequence[Clipping], chunks: pa.Table, device: torch.device
-) -> list[tuple[Piece, Faces]]:
-    """The boxes that the rows bring, sorted to the pieces that hold their frames."""
-    frame_N, values_N15 = _flat_faces(clippings, chunks, "face", FACE_WIDTH)
-    found = []
-    for piece in pieces:
-        lookup = {int(frame): row for row, frame in enumerate(piece.frame_B.tolist())}
-        mine = np.flatnonzero(np.isin(frame_N, list(lookup)))
-        # a face goes where its frame lies in the piece; a stable sort keeps the faces of a frame in their order
-        rows = np.array([lookup[int(frame)] for frame in frame_N[mine]], np.int64)
-        order = np.argsort(rows, kind="stable")
-        values = torch.from_numpy(values_N15[mine[order]]).to(device)
-        points = values[:, 5:].reshape(-1, 5, 2)
-        found.append((piece, Faces(torch.from_numpy(rows[order]).to(device), values[:, :4], values[:, 4], points)))
-    return found
+class _Stored:
+    """The boxes, and perhaps landmarks, that the chunks of a call bring with them."""
 
+    def __init__(self, clippings: Sequence[Clipping], chunks: pa.Table, device: torch.device) -> None:
+        self.device = device
+        self.frame_N, self.faces_N15 = _flat_faces(clippings, chunks, "face", FACE_WIDTH)
+        self.landmarks_N136 = None
+        if chunks["landmarks"].null_count == 0:
+            _, self.landmarks_N136 = _flat_faces(clippings, chunks, "landmarks", 136)
 
-def _stored_landmarks(found: Sequence[tuple[Piece, Faces]], chunks: pa.Table, device: torch.device) -> Tensor:
-    """Landmarks that the rows bring, in the order of the faces of all pieces: N x 68 x 2."""
-    frame_N, values_N136 = _flat_faces(list(_clippings(chunks)), chunks, "landmarks", 136)
-    order = np.concatenate([piece.frame_B.cpu().numpy()[faces.row_N.cpu().numpy()] for piece, faces in found])
-    # both sides hold a frame's faces in the same order, so ranking both by frame pairs them
-    paired = np.empty(len(order), np.int64)
-    paired[np.argsort(order, kind="stable")] = np.argsort(frame_N, kind="stable")
-    return torch.from_numpy(values_N136[paired]).to(device).reshape(-1, 68, 2)
+    def faces(self, piece: Piece) -> Faces:
+        """Those whose frames lie in a piece, in the order of its frames; faces of a frame keep their order."""
+        frame_B = piece.frame_B.cpu().numpy()  # rises, since chunks are laid end to end
+        row_N = np.searchsorted(frame_B, self.frame_N)
+        mine = np.flatnonzero(frame_B[np.minimum(row_N, len(frame_B) - 1)] == self.frame_N)
+        mine = mine[np.argsort(row_N[mine], kind="stable")]
+        values = torch.from_numpy(self.faces_N15[mine]).to(self.device)
+        landmarks = None
+        if self.landmarks_N136 is not None:
+            landmarks = torch.from_numpy(self.landmarks_N136[mine]).to(self.device).reshape(-1, 68, 2)
+        rows = torch.from_numpy(row_N[mine]).to(self.device)
+        return Faces(rows, values[:, :4], values[:, 4], values[:, 5:].reshape(-1, 5, 2), landmarks)
 
 
 def _flat_faces(
@@ -216,12 +217,12 @@ def _flat_faces(
 
 def _collect(
     clippings: Sequence[Clipping],
-    found: Sequence[tuple[Piece, Faces]],
+    found: Sequence[tuple[Tensor, Faces]],
     outputs: Mapping[str, Sequence[Tensor]],
     with_faces: bool,
 ) -> list[dict[str, np.ndarray]]:
     """Bring all results to the host at once and deal them out to the chunks, faces in the order of their frames."""
-    frame_N = torch.cat([piece.frame_B[faces.row_N] for piece, faces in found])
+    frame_N = torch.cat([frame for frame, _ in found])
     boxes = [
         torch.cat(
             [

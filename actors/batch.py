@@ -1,7 +1,7 @@
 """The tensors of one call: frames of every size in pieces, the faces found in them, and what the models say of them."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,33 +58,37 @@ class Faces:
         boxes_N4: x1, y1, x2, y2 in pixels of the frame, float32.
         scores_N: float32, NaN where the model has none.
         points_N52: five points in pixels, or None.
+        landmarks_NK2: 68 points in pixels that an earlier pool or run found, or None.
     """
 
     row_N: Tensor
     boxes_N4: Tensor
     scores_N: Tensor
     points_N52: Tensor | None
+    landmarks_NK2: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.row_N)
 
     def part(self, low: int, high: int) -> "Faces":
         """The faces from `low` up to `high`."""
-        points = None if self.points_N52 is None else self.points_N52[low:high]
-        return Faces(self.row_N[low:high], self.boxes_N4[low:high], self.scores_N[low:high], points)
+        fields = (self.row_N, self.boxes_N4, self.scores_N, self.points_N52, self.landmarks_NK2)
+        return Faces(*(None if field is None else field[low:high] for field in fields))  # type: ignore[arg-type]
 
 
-def make_pieces(chunks: Sequence[Clipping], device: torch.device, batch_frames: int, batch_pixels: int) -> list[Piece]:
+def make_pieces(
+    chunks: Sequence[Clipping], device: torch.device, batch_frames: int, batch_pixels: int
+) -> Iterator[Piece]:
     """Move the frames of all chunks to the device and convert them to RGB, in pieces of one size and colour space.
 
     Frames of different clips share a piece if they have the same size; the bytes go up as they are, half those of RGB.
-    A piece has at most `batch_frames` frames and `batch_pixels` pixels, but at least one frame.
+    A piece has at most `batch_frames` frames and `batch_pixels` pixels, but at least one frame. Pieces are made one by
+    one, so that only those live whose faces wait for their batch to fill.
     """
     groups: dict[tuple[int, int, str, bool], list[Clipping]] = {}
     for chunk in chunks:
         if chunk.count:
             groups.setdefault((chunk.height, chunk.width, chunk.matrix, chunk.full_range), []).append(chunk)
-    pieces = []
     for (height, width, matrix, full_range), members in groups.items():
         size = height * width + 2 * ((height + 1) // 2) * ((width + 1) // 2)
         step = max(1, min(batch_frames, batch_pixels // (height * width)))
@@ -96,13 +100,9 @@ def make_pieces(chunks: Sequence[Clipping], device: torch.device, batch_frames: 
         for low in range(0, len(frame_B), step):
             part = _rows(planes, low, min(low + step, len(frame_B))).to(device, non_blocking=True)
             y, u, v = unpack_planes(part.flatten(), len(part), height, width)
-            pieces.append(
-                Piece(
-                    yuv420_to_rgb(y, u, v, matrix, full_range),
-                    torch.from_numpy(frame_B[low : low + len(part)]).to(device),
-                )
+            yield Piece(
+                yuv420_to_rgb(y, u, v, matrix, full_range), torch.from_numpy(frame_B[low : low + len(part)]).to(device)
             )
-    return pieces
 
 
 def _rows(parts: Sequence[Tensor], low: int, high: int) -> Tensor:
@@ -118,10 +118,11 @@ def _rows(parts: Sequence[Tensor], low: int, high: int) -> Tensor:
 class FaceBatch:
     """Up to `batch_faces` faces, of several pieces, and their crops; a crop is made when a model first asks for it."""
 
-    def __init__(self, parts: Sequence[tuple[Piece, Faces]], landmarks_NK2: Tensor | None = None) -> None:
+    def __init__(self, parts: Sequence[tuple[Piece, Faces]]) -> None:
         self.parts = parts
         self.boxes_N4 = torch.cat([faces.boxes_N4 for _, faces in parts])
-        self.landmarks_NK2 = landmarks_NK2
+        stored = [faces.landmarks_NK2 for _, faces in parts if faces.landmarks_NK2 is not None]
+        self.landmarks_NK2 = torch.cat(stored) if stored else None
         self._crops: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
@@ -168,12 +169,10 @@ class FaceBatch:
         return torch.cat(aligned)
 
 
-def face_batches(
-    found: Sequence[tuple[Piece, Faces]], batch_faces: int
-) -> Iterator[tuple[slice, list[tuple[Piece, Faces]]]]:
-    """Cut the faces of all pieces into batches: the slice of the call's faces, and the parts that make it up."""
+def face_batches(found: Iterable[tuple[Piece, Faces]], batch_faces: int) -> Iterator[FaceBatch]:
+    """Deal the faces of all pieces, in their order, out to batches; pieces are drawn only as batches need them."""
     parts: list[tuple[Piece, Faces]] = []
-    start = held = 0
+    held = 0
     for piece, faces in found:
         low = 0
         while low < len(faces):
@@ -182,7 +181,7 @@ def face_batches(
             held += high - low
             low = high
             if held == batch_faces:
-                yield slice(start, start + held), parts
-                start, held, parts = start + held, 0, []
+                yield FaceBatch(parts)
+                parts, held = [], 0
     if held:
-        yield slice(start, start + held), parts
+        yield FaceBatch(parts)

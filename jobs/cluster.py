@@ -12,6 +12,13 @@ from pipeline.annotate import Stage, fit_pools
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 
+_STORE_MB_PER_CPU = 300  # a few chunks of each decoder and actor; more only keeps more frames waiting
+
+
+def _most_mb() -> int:
+    """Ray's own limit for the store: three tenths of the machine's memory."""
+    return int(0.3 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) >> 20
+
 
 def start_ray(config: Config) -> None:
     """Connect to the cluster of the configuration, of RAY_ADDRESS or of the surrounding job; else start one here.
@@ -33,8 +40,8 @@ def start_ray(config: Config) -> None:
         options |= {"num_cpus": cpus, "include_dashboard": False}
         if config.ray.num_gpus is not None:
             options["num_gpus"] = config.ray.num_gpus
-        if config.ray.object_store_mb is not None:
-            options["object_store_memory"] = config.ray.object_store_mb << 20
+        # a process's resident memory counts the pages of the store that it has touched, in time all of them
+        options["object_store_memory"] = (config.ray.object_store_mb or min(_STORE_MB_PER_CPU * cpus, _most_mb())) << 20
     try:
         ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:

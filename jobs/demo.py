@@ -89,7 +89,7 @@ def _portraits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _view(picture: np.ndarray) -> Callable[[float, float, float], np.ndarray]:
-    """A camera on a picture: centre and width of what it sees (fractions of the picture) -> frame of the clip's size."""
+    """A camera on a picture: centre and width of its view (fractions of the picture) -> frame of the clip's size."""
     from PIL import Image
 
     image = Image.fromarray(picture)

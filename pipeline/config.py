@@ -195,7 +195,7 @@ class RayConfig(_Section):
     num_cpus: int | None = Field(default=None, ge=1, description="CPUs of a cluster that is started here.")
     num_gpus: int | None = Field(default=None, ge=0, description="GPUs of a cluster that is started here.")
     object_store_mb: int | None = Field(
-        default=None, ge=100, description="Object store of a cluster that is started here."
+        default=None, ge=100, description="Object store of a cluster that is started here; null: 300 MB per CPU."
     )
     block_mb: int = Field(default=32, ge=1, description="Target size of a Ray Data block; 32 and more measured best.")
 

@@ -1,8 +1,13 @@
 """What must not change a value: how the corpus is given, and how the work is cut and dealt out."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +148,21 @@ def test_a_lost_table_file_is_computed_again_from_the_stored_boxes(annotate, pla
     )
     assert abs(difference).max() < 0.01
     assert {path: path.read_bytes() for path in (out / "faces").rglob("*.parquet")} == faces
+
+
+def test_a_killed_run_is_finished_by_the_next_without_loss_or_double(annotate, shared_bundle, few, plain, tmp_path):
+    out = tmp_path / "out"
+    settings = ["--set", "decode.every=5", "--set", "store.chunks_per_file=1", "--set", "decode.chunk_frames=4"]
+    command = [Path(sys.executable).parent / "faceatlas", "annotate", few, out, "--bundle", shared_bundle, *settings]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    run = subprocess.Popen([str(part) for part in command], env=environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("embeddings/**/*.parquet"))) < 3 and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    written = len(list(out.glob("faces/**/*.parquet")))
+    report = annotate(few, out, shared_bundle, "decode.every=5", "store.chunks_per_file=1", "decode.chunk_frames=4")
+    assert report.in_order
+    assert 0 < written < len(list(out.glob("faces/**/*.parquet")))
+    assert_same(rows(plain), rows(str(out)))
