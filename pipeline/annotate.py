@@ -20,6 +20,7 @@ from pipeline.sources import Corpus
 from pipeline.tally import Tally
 from pipeline.versions import aggregate_version, clips_version
 
+_CPU_CHUNKS, _GPU_CHUNKS = 1, 4  # a GPU wants more faces at once; on a CPU a second chunk only takes memory
 _WRITE_CPUS = 0.1  # writing waits for storage; it must find a place beside decoders and actors
 
 
@@ -209,7 +210,7 @@ def build_flow(work: pa.Table, job: Job, stages: Sequence[Stage]) -> ray.data.Da
         flow = flow.map_batches(
             stage.actor,
             fn_constructor_kwargs=dict(stage.arguments),
-            batch_size=config.actors.batch_chunks,
+            batch_size=config.actors.batch_chunks or (_GPU_CHUNKS if pool.gpus else _CPU_CHUNKS),
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(**sizes),
             num_cpus=pool.cpus,

@@ -103,8 +103,8 @@ class ActorsConfig(_Section):
     pools: tuple[PoolConfig, ...] = Field(
         default=(), description="Several pools that share the slots; default: one pool."
     )
-    batch_chunks: int = Field(
-        default=2, ge=1, description="Chunks per call of an actor; a batch spans clips and frame sizes."
+    batch_chunks: int | None = Field(
+        default=None, ge=1, description="Chunks per call of an actor, of any clips; null: 1 on a CPU, 4 on a GPU."
     )
     batch_frames: int = Field(default=32, ge=1, description="Frames of one size that go through the detector at once.")
     batch_pixels: int | None = Field(
