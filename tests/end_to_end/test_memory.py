@@ -11,6 +11,8 @@ import pytest
 
 import pipeline
 
+MOST = 2.5e9  # bytes
+
 
 def watch(process, peaks, stop):
     """Keep the largest resident memory of each process of the run, the object store's shared pages included."""
@@ -24,11 +26,8 @@ def watch(process, peaks, stop):
             peaks[child.pid] = max(peaks.get(child.pid, (0, name)), (info.rss, name))
 
 
-@pytest.mark.parametrize(
-    "minutes",
-    [1, pytest.param(5, marks=pytest.mark.slow), pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
-)
-def test_no_process_takes_more_than_2_5_gb(long_video, shared_bundle, tmp_path, minutes):
+@pytest.mark.parametrize("minutes", [1, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+def test_no_process_takes_too_much(long_video, shared_bundle, tmp_path, minutes):
     command = [Path(sys.executable).parent / "faceatlas", "annotate", long_video(minutes), tmp_path / "out"]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     run = subprocess.Popen(
@@ -43,7 +42,7 @@ def test_no_process_takes_more_than_2_5_gb(long_video, shared_bundle, tmp_path, 
     largest = sorted(peaks.values(), reverse=True)[:4]
     print("\n".join(f"{rss / 1e9:.2f} GB  {name}" for rss, name in largest))
     assert code == 0
-    assert largest[0][0] < 2.5e9
+    assert largest[0][0] < MOST
     clips = pipeline.read_table(str(tmp_path / "out"), "clips").to_pylist()
     assert (clips[0]["frames"], clips[0]["sampled"]) == (minutes * 1800, minutes * 60)
     assert clips[0]["faces"] >= minutes * 60
