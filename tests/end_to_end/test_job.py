@@ -2,8 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -81,19 +84,48 @@ def test_mistakes_end_with_one_message_and_exit_code_2(arguments, words, tmp_pat
     assert "Traceback" not in text
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    # a port and a folder of its own: other clusters of this machine are left alone
-    folder = tmp_path_factory.mktemp("ray")
-    environment = {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder), "OMP_WAIT_POLICY": "passive"}
-    code, text = call(
-        *(BIN / "ray", "start", "--head", "--node-ip-address=127.0.0.1", "--port=6479", "--dashboard-host=127.0.0.1"),
-        *("--dashboard-port=8365", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir=/tmp/{folder.name}"),
-        **environment,
+    # ports and a folder of its own, and ended by its own process: other clusters of this machine are left alone
+    dashboard = free_port()
+    options = {
+        "--node-ip-address": "127.0.0.1",
+        "--port": free_port(),
+        "--dashboard-host": "127.0.0.1",
+        "--dashboard-port": dashboard,
+        "--dashboard-agent-listen-port": free_port(),
+        "--num-cpus": 2,
+        "--temp-dir": f"/tmp/{tmp_path_factory.mktemp('ray').parent.name}-ray{os.getpid()}",
+    }
+    arguments = [f"{name}={value}" for name, value in options.items()]
+    head = subprocess.Popen(
+        [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", *arguments],
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        stdout=subprocess.DEVNULL,
     )
-    assert code == 0, text
-    yield "http://127.0.0.1:8365"
-    call(BIN / "ray", "stop", "--force", **environment)
+    address = f"http://127.0.0.1:{dashboard}"
+    deadline = time.monotonic() + 120
+    while not answers(f"{address}/api/version"):
+        assert head.poll() is None, "ray start ended"
+        assert time.monotonic() < deadline, "the dashboard does not answer"
+        time.sleep(0.5)
+    yield address
+    head.terminate()
+    head.wait(60)
+
+
+def answers(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return reply.status == 200
+    except OSError:
+        return False
 
 
 def test_ray_job_submit_runs_the_same_job(demo, cluster, tmp_path):
