@@ -3,15 +3,24 @@
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from actors import crops
 from actors.colour import unpack_planes, yuv420_to_rgb
 
-EXPAND_112, EXPAND_224 = 1.2, 1.1  # how far the reference's two crops reach beyond the box, section 3.1
+_SAME_FACE = 0.5  # overlap at which two boxes of one frame are one face
+
+#: kind of crop -> side in pixels, and how far it reaches beyond the box (pyfeat_detector.md section 3.1)
+CROPS = {
+    "crops112": (112, crops.EXPAND_112),
+    "crops224": (224, crops.EXPAND_224),
+    "wide224": (224, crops.EXPAND_112),
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ class Faces:
         scores_N: float32, NaN where the model has none.
         points_N52: five points in pixels, or None.
         landmarks_NK2: 68 points in pixels that an earlier pool or run found, or None.
+        poses_N6: head poses that the face model gave, or None.
     """
 
     row_N: Tensor
@@ -66,14 +76,33 @@ class Faces:
     scores_N: Tensor
     points_N52: Tensor | None
     landmarks_NK2: Tensor | None = None
+    poses_N6: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.row_N)
 
     def part(self, low: int, high: int) -> "Faces":
         """The faces from `low` up to `high`."""
-        fields = (self.row_N, self.boxes_N4, self.scores_N, self.points_N52, self.landmarks_NK2)
+        fields = (self.row_N, self.boxes_N4, self.scores_N, self.points_N52, self.landmarks_NK2, self.poses_N6)
         return Faces(*(None if field is None else field[low:high] for field in fields))  # type: ignore[arg-type]
+
+
+def match_poses(faces: Faces, found: Faces) -> Tensor:
+    """The poses of faces that were found once more: each takes that of the box that overlaps it most.
+
+    Args:
+        faces: stored faces of a piece, N of them.
+        found: what the detector finds in the same frames, with poses.
+
+    Returns:
+        (N, 6) float32; NaN for a face that no box overlaps by half (intersection over union).
+    """
+    poses_N6 = faces.boxes_N4.new_full((len(faces), 6), float("nan"))
+    if found.poses_N6 is None or not len(faces) or not len(found):
+        return poses_N6
+    overlap_NM = box_iou(faces.boxes_N4, found.boxes_N4) * (faces.row_N[:, None] == found.row_N)
+    best_N, place_N = overlap_NM.max(1)
+    return torch.where((best_N >= _SAME_FACE)[:, None], found.poses_N6[place_N], poses_N6)
 
 
 def make_pieces(
@@ -123,22 +152,26 @@ class FaceBatch:
         self.boxes_N4 = torch.cat([faces.boxes_N4 for _, faces in parts])
         stored = [faces.landmarks_NK2 for _, faces in parts if faces.landmarks_NK2 is not None]
         self.landmarks_NK2 = torch.cat(stored) if stored else None
+        self._normalised_N136: Tensor | None = None
         self._crops: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.boxes_N4)
 
-    def input(self, kind: str, align_on: str | None) -> Tensor:
-        """What a model reads: `crops112`, `crops224`, `aligned112` (float32 RGB 0-1, N x 3 x S x S) or `landmarks`."""
+    def input(self, kind: str, align_on: str | None) -> Any:
+        """What a model reads, by the kinds of catalog.INPUTS; the forms are in actors/models/__init__.py."""
         if kind == "landmarks":
             return self._need_landmarks()
+        if kind == "detector":
+            return self._poses()
         if kind not in self._crops:
             self._crops[kind] = self._aligned(align_on) if kind == "aligned112" else self._cropped(kind)
         return self._crops[kind]
 
     def set_landmarks(self, normalised_N136: Tensor) -> Tensor:
-        """Keep landmarks that a model gave for `crops112`; returns them in pixels of the frame, N x 68 x 2."""
-        boxes = crops.crop_boxes(self.boxes_N4, EXPAND_112)
+        """Keep landmarks in fractions of the crop; returns them in pixels of the frame, N x 68 x 2."""
+        boxes = crops.crop_boxes(self.boxes_N4, crops.EXPAND_112)
+        self._normalised_N136 = normalised_N136
         self.landmarks_NK2 = crops.landmarks_to_frame(normalised_N136, boxes)
         return self.landmarks_NK2
 
@@ -147,8 +180,22 @@ class FaceBatch:
             raise RuntimeError("a model asked for landmarks before the landmark model ran: the bundle's order is wrong")
         return self.landmarks_NK2
 
+    def _landmarks_in_crop(self, size: int) -> Tensor:
+        """Landmarks in pixels of a crop, N x 68 x 2: as the model gave them, else out of those stored for the frame."""
+        if self._normalised_N136 is not None:
+            return self._normalised_N136.unflatten(1, (-1, 2)) * size
+        boxes = crops.crop_boxes(self.boxes_N4, crops.EXPAND_112)
+        return crops.landmarks_to_crop(self._need_landmarks(), boxes) * size
+
+    def _poses(self) -> Tensor:
+        given = [
+            faces.boxes_N4.new_full((len(faces), 6), float("nan")) if faces.poses_N6 is None else faces.poses_N6
+            for _, faces in self.parts
+        ]
+        return torch.cat(given)
+
     def _cropped(self, kind: str) -> Tensor:
-        size, expand = (112, EXPAND_112) if kind == "crops112" else (224, EXPAND_224)
+        size, expand = CROPS[kind]
         return torch.cat(
             [crops.crop_faces(p.frames_BCHW, f.row_N, f.boxes_N4, size=size, expand=expand) for p, f in self.parts]
         )

@@ -30,7 +30,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from actors import hub
-from actors.catalog import BUNDLES, INPUTS, MODELS, SLOTS, ModelCard
+from actors.catalog import BUNDLES, INPUTS, MODELS, SLOTS, ModelCard, PackageFile
 from actors.errors import BundleError, MissingWeightsError
 from actors.hub import FileRef
 from actors.weights import digest
@@ -45,7 +45,7 @@ class Entry(BaseModel):
     factory: str | None = None
     weights: str | dict[str, str] | None = None
     parameters: dict[str, Any] = {}
-    input: Literal["frames", "crops112", "crops224", "aligned112", "landmarks"] | None = None
+    input: Literal["frames", "crops112", "crops224", "wide224", "aligned112", "landmarks", "hog112"] | None = None
     same_person_cosine: float | None = None
     align_on: Literal["detector", "landmarks"] | None = None
     licence: str | None = None
@@ -54,12 +54,10 @@ class Entry(BaseModel):
     def _model_or_factory(self) -> "Entry":
         if (self.model is None) == (self.factory is None):
             raise ValueError("give either 'model' (a name that Faceatlas knows) or 'factory' (package.module:function)")
-        if self.model is not None and self.model not in MODELS:
-            raise ValueError(f"no model {self.model!r}; there are {', '.join(MODELS)}")
         if self.factory is not None and ":" not in self.factory:
             raise ValueError(f"factory {self.factory!r}: write it as package.module:function")
         if self.factory is not None and self.input is None:
-            raise ValueError(f"a factory must say its 'input': one of {', '.join(INPUTS)}")
+            raise ValueError(f"a factory must say its 'input': one of {', '.join(INPUTS[:-1])}")
         return self
 
 
@@ -79,8 +77,11 @@ class Model:
         needs: slots whose results it reads.
         align_on: for aligned112: `detector` or `landmarks`.
         points: a face model that gives five points.
+        poses: a face model that gives head poses.
         same_person_cosine: for embeddings.
         licence: of the weights.
+        research_only: the licence forbids commercial use.
+        precision: kind of device -> dtype of the network; float32 where not named.
         version: 12 hex digits; names the version of the slot's table.
     """
 
@@ -95,8 +96,11 @@ class Model:
     needs: tuple[str, ...]
     align_on: str | None
     points: bool
+    poses: bool
     same_person_cosine: float | None
     licence: str
+    research_only: bool
+    precision: Mapping[str, str]
     version: str
 
 
@@ -196,26 +200,30 @@ def _resolve(
     mirror: str | None,
     cache: str | None,
 ) -> Model:
-    card = MODELS[entry.model] if entry.model else ModelCard(slot, entry.factory or "", entry.input or "")
     name = entry.model or entry.factory or ""
     where = f"bundle {bundle}, slot {slot}, model {name}"
-    if card.slot != slot:
-        raise BundleError(f"{where}: this model fills the slot {card.slot!r}")
+    card = _card(where, slot, entry)
     kind = entry.input or card.input
     if (kind == "frames") != (slot == "face"):
         raise BundleError(f"{where}: input {kind!r} does not fit; a face model reads frames, all others faces")
-    if slot == "landmarks" and kind == "landmarks":
-        raise BundleError(f"{where}: a landmark model cannot read its own landmarks; use crops112")
+    if slot == "landmarks" and kind not in ("crops112", "wide224"):
+        raise BundleError(f"{where}: input {kind!r} does not fit; a landmark model reads crops112 or wide224")
     cosine = entry.same_person_cosine if entry.same_person_cosine is not None else card.same_person_cosine
     if slot == "embeddings" and cosine is None:
         raise BundleError(
             f"{where}: an embedding model must state 'same_person_cosine'; thresholds differ between models"
         )
+    if kind == "detector" and not before["face"].poses:
+        givers = [model for model, face in MODELS["face"].items() if face.poses]
+        raise BundleError(
+            f"{where}: it reads the pose that the face model gives, and {before['face'].name} gives none; "
+            f"fill the slot face with {' or '.join(givers)}, or the slot pose with pose_mlp"
+        )
     align_on = None
     if kind == "aligned112":
         align_on = entry.align_on or ("detector" if before["face"].points else "landmarks")
     needs = ["face"] if slot != "face" else []
-    if kind == "landmarks" or align_on == "landmarks":
+    if kind in ("landmarks", "hog112") or align_on == "landmarks":
         if "landmarks" not in before:
             raise BundleError(f"{where}: it needs landmarks, and the bundle has no model for that slot")
         needs.append("landmarks")
@@ -235,10 +243,25 @@ def _resolve(
         needs=tuple(needs),
         align_on=align_on,
         points=card.points or bool(entry.factory and slot == "face"),
+        poses=card.poses,
         same_person_cosine=cosine,
         licence=entry.licence or card.licence,
+        research_only=card.research_only,
+        precision=card.precision,
         version=hashlib.blake2b(json.dumps([content, depends], sort_keys=True).encode(), digest_size=6).hexdigest(),
     )
+
+
+def _card(where: str, slot: str, entry: Entry) -> ModelCard:
+    """What is known of an entry's model."""
+    if entry.model is None:
+        return ModelCard(entry.factory or "", entry.input or "")
+    known = MODELS.get(slot, {})
+    if entry.model in known:
+        return known[entry.model]
+    if others := [other for other, models in MODELS.items() if entry.model in models]:
+        raise BundleError(f"{where}: this model fills the slot {' and '.join(map(repr, others))}")
+    raise BundleError(f"{where}: no model {entry.model!r}; this slot has {', '.join(known) or 'none'}")
 
 
 def _find_files(
@@ -261,7 +284,12 @@ def _find_files(
                 f"{where}: its {role} file {uri} is missing; correct 'weights' in the bundle"
             ) from error
     for role, file in card.files.items():
-        if role not in refs:
+        if role in refs:
+            continue
+        if isinstance(file, PackageFile):
+            path = Path(__file__).parent / file.name
+            refs[role] = FileRef(digest(path), package=file.name)
+        else:
             refs[role] = _find_published(where, file.repo, file.names, file.revision, mirror, cache)
     return refs
 

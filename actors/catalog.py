@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 
 SLOTS = ("face", "landmarks", "pose", "action_units", "emotions", "embeddings", "gaze")
 
-INPUTS = ("frames", "crops112", "crops224", "aligned112", "landmarks")
+#: what a model reads: whole frames; the reference's crops of 112 and 224 pixels (box grown 1.2 and 1.1 times) and the
+#: 224-pixel crop of the 1.2-times box; faces aligned on five points; the 68 landmarks; HOG features of the aligned,
+#: masked face; or what the face model itself said of each face (its pose)
+INPUTS = ("frames", "crops112", "crops224", "wide224", "aligned112", "landmarks", "hog112", "detector")
 
 
 @dataclass(frozen=True)
@@ -24,78 +27,99 @@ class HubFile:
 
 
 @dataclass(frozen=True)
+class PackageFile:
+    """A weight file that ships with Faceatlas.
+
+    Attributes:
+        name: path below the package `actors`.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What must be known of a model before it is loaded.
 
     Attributes:
-        slot: the slot it fills.
         builder: `module:function`, called as `function(files, **parameters)`.
         input: one of INPUTS.
         files: role -> where the file is.
         licence: of the weights, as their publisher states it.
+        research_only: the licence forbids commercial use; said wherever the model is named.
         algorithm: raised when our code changes this model's numbers; part of the version.
         points: a face model that also gives five points per face.
+        poses: a face model that also gives a head pose per face.
         same_person_cosine: for embeddings, the cosine at which two tracks are one person.
+        precision: kind of device -> dtype of the network that keeps its outputs within the tolerances of
+            docs/parity.md; float32 where not named.
     """
 
-    slot: str
     builder: str
     input: str
-    files: Mapping[str, HubFile] = field(default_factory=dict)
+    files: Mapping[str, HubFile | PackageFile] = field(default_factory=dict)
     licence: str = "unknown"
+    research_only: bool = False
     algorithm: int = 1
     points: bool = False
+    poses: bool = False
     same_person_cosine: float | None = None
+    precision: Mapping[str, str] = field(default_factory=dict)
 
 
-MODELS: dict[str, ModelCard] = {
-    "retinaface_r34": ModelCard(
-        slot="face",
-        builder="actors.models.retinaface:build_retinaface_r34",
-        input="frames",
-        files={"weights": HubFile("py-feat/retinaface_r34", ("model.safetensors", "retinaface_r34.safetensors"))},
-        licence="MIT",
-        points=True,
-    ),
-    "retinaface_mnet025": ModelCard(
-        slot="face",
-        builder="actors.models.retinaface:build_retinaface_mnet025",
-        input="frames",
-        files={"weights": HubFile("py-feat/retinaface_mnet025", ("model.safetensors",))},
-        licence="MIT",
-        points=True,
-    ),
-    "lbp_cascade": ModelCard(
-        slot="face",
-        builder="actors.models.cascade:build_lbp_cascade",
-        input="frames",
-        licence="BSD-3-Clause (part of scikit-image)",
-    ),
-    "mobilefacenet": ModelCard(
-        slot="landmarks",
-        builder="actors.models.mobilefacenet:build_mobilefacenet",
-        input="crops112",
-        files={"weights": HubFile("py-feat/mobilefacenet", ("mobilefacenet_model_best.pth.tar",))},
-        licence="none stated",
-    ),
-    "pose_mlp": ModelCard(
-        slot="pose",
-        builder="actors.models.pose_mlp:build_pose_mlp",
-        input="landmarks",
-        files={
-            "weights": HubFile("py-feat/pose_mlp_v2", ("pose_mlp_v2.safetensors",)),
-            "config": HubFile("py-feat/pose_mlp_v2", ("pose_mlp_v2.json",)),
-        },
-        licence="none stated",
-    ),
-    "arcface_r50": ModelCard(
-        slot="embeddings",
-        builder="actors.models.arcface:build_arcface_r50",
-        input="crops112",
-        files={"weights": HubFile("py-feat/arcface_r50", ("arcface_r50.safetensors",))},
-        licence="non-commercial research only",
-        same_person_cosine=0.22,  # start value for ArcFace-like embeddings; to be calibrated with the published weights
-    ),
+#: slot -> name -> card; the names are those of the reference, where it has the model
+MODELS: dict[str, dict[str, ModelCard]] = {
+    "face": {
+        "retinaface_r34": ModelCard(
+            builder="actors.models.retinaface:build_retinaface_r34",
+            input="frames",
+            files={"weights": HubFile("py-feat/retinaface_r34", ("model.safetensors", "retinaface_r34.safetensors"))},
+            licence="MIT",
+            points=True,
+        ),
+        "retinaface_mnet025": ModelCard(
+            builder="actors.models.retinaface:build_retinaface_mnet025",
+            input="frames",
+            files={"weights": HubFile("py-feat/retinaface_mnet025", ("model.safetensors",))},
+            licence="MIT",
+            points=True,
+        ),
+        "lbp_cascade": ModelCard(
+            builder="actors.models.cascade:build_lbp_cascade",
+            input="frames",
+            licence="BSD-3-Clause (part of scikit-image)",
+        ),
+    },
+    "landmarks": {
+        "mobilefacenet": ModelCard(
+            builder="actors.models.mobilefacenet:build_mobilefacenet",
+            input="crops112",
+            files={"weights": HubFile("py-feat/mobilefacenet", ("mobilefacenet_model_best.pth.tar",))},
+            licence="none stated",
+        ),
+    },
+    "pose": {
+        "pose_mlp": ModelCard(
+            builder="actors.models.pose_mlp:build_pose_mlp",
+            input="landmarks",
+            files={
+                "weights": HubFile("py-feat/pose_mlp_v2", ("pose_mlp_v2.safetensors",)),
+                "config": HubFile("py-feat/pose_mlp_v2", ("pose_mlp_v2.json",)),
+            },
+            licence="none stated",
+        ),
+    },
+    "embeddings": {
+        "arcface_r50": ModelCard(
+            builder="actors.models.arcface:build_arcface_r50",
+            input="crops112",
+            files={"weights": HubFile("py-feat/arcface_r50", ("arcface_r50.safetensors",))},
+            licence="non-commercial research only",
+            research_only=True,
+            # start value for ArcFace-like embeddings; to be calibrated with the published weights
+            same_person_cosine=0.22,
+        ),
+    },
 }
 
 BUNDLES: dict[str, dict[str, str]] = {

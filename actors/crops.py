@@ -93,6 +93,21 @@ def landmarks_to_frame(landmarks_N136: Tensor, crop_boxes: Tensor) -> Tensor:
     return landmarks_N136.unflatten(1, (-1, 2)) * extent_N12 + corner_N12
 
 
+def landmarks_to_crop(landmarks_NK2: Tensor, crop_boxes: Tensor) -> Tensor:
+    """Landmarks of the frame in fractions of the crop: the way back of `landmarks_to_frame`.
+
+    Args:
+        landmarks_NK2: float32 px of the frame.
+        crop_boxes: int64 (N, 4) from the function of that name.
+
+    Returns:
+        float32 (N, K, 2); not finite for a box without extent.
+    """
+    boxes_N4 = crop_boxes.to(torch.float64)
+    corner_N12, extent_N12 = boxes_N4[:, None, :2], (boxes_N4[:, 2:] - boxes_N4[:, :2])[:, None]
+    return ((landmarks_NK2 - corner_N12) / extent_N12).to(landmarks_NK2.dtype)
+
+
 def five_points(landmarks_NK2: Tensor) -> Tensor:
     """Eye centres, nose tip and mouth corners out of the 68 landmarks, in the order of `ARCFACE_POINTS`.
 

@@ -14,6 +14,7 @@ class FileRef:
 
     Attributes:
         uri: where it lies, if it is not fetched from the hub.
+        package: path below the package `actors`, if it ships with Faceatlas.
         repo: hub repository, else None.
         name: file name in the repository.
         revision: the resolved commit.
@@ -25,10 +26,13 @@ class FileRef:
     repo: str | None = None
     name: str | None = None
     revision: str | None = None
+    package: str | None = None
 
     @property
     def place(self) -> str:
         """The file's place, for messages and run records."""
+        if self.package is not None:
+            return f"package:{self.package}"
         return self.uri if self.uri is not None else f"hub:{self.repo}/{self.name}@{self.revision}"
 
 
@@ -93,6 +97,8 @@ def fetch(ref: FileRef, cache: str | None = None) -> Path:
         MissingWeightsError: it is not there any more.
     """
     try:
+        if ref.package is not None:
+            return Path(__file__).parent / ref.package
         if ref.uri is not None:
             return fetch_uri(ref.uri, cache)
         if ref.repo is None or ref.name is None:

@@ -69,6 +69,7 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
             "batch_faces": config.actors.batch_faces,
             "keep_frames": i + 1 < len(pools),
             "cache": config.models.cache,
+            "precision": config.actors.precision,
         }
         stages.append(Stage(Annotator, arguments, pool, slots))
     return stages
@@ -100,6 +101,10 @@ def assign_slots(wanted: Sequence[Sequence[str] | None], bundle: Bundle) -> list
         for slot in slots:
             model = bundle.slot(slot)
             late = [need for need in (model.needs if model else ()) if need not in ready and need not in slots]
+            if model and model.input == "detector" and "face" not in slots:
+                raise ConfigError(
+                    f"actors.pools: {slot} reads what the face model says; put it into the pool that hosts face"
+                )
             if late:
                 raise ConfigError(
                     f"actors.pools: {slot} reads {', '.join(late)}, which comes in a later pool; reorder the pools"

@@ -116,6 +116,11 @@ class ActorsConfig(_Section):
         default=None, ge=1, description="Faces that go through a face model at once; null: 16 on a CPU, 256 on a GPU."
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto: CUDA if the actor owns a GPU.")
+    precision: str = Field(
+        default="auto",
+        pattern="^(auto|float32|bfloat16|float16)$",
+        description="Number format of the networks; auto: per model what docs/parity.md shows to be within tolerance.",
+    )
     wait_for_min_actors_s: int = Field(
         default=600,
         ge=1,

@@ -3,11 +3,22 @@
 Models of one slot are called alike, whoever wrote them, under `torch.inference_mode` by the caller, on their device:
 
     face         model.detect(frames_BCHW uint8 RGB) -> Detections
-    landmarks    model(crops_NCHW float32 RGB [0, 1]) -> (N, 136), x0 y0 x1 y1 ... in fractions of the crop
-    pose         model(landmarks_NK2 float32 px) -> (N, 6): pitch, roll, yaw (rad), x, y, z
-    embeddings   model(crops_NCHW float32 RGB [0, 1]) -> (N, D), not normalised
+    landmarks    model(x) -> (N, 136), x0 y0 x1 y1 ... in fractions of the crop (box grown 1.2 times)
+    pose         model(x) -> (N, 6): pitch, roll, yaw (rad), x, y, z
+    action_units model(x) -> (N, 20), in the order of schema.AU_NUMBERS
+    emotions     model(x) -> (N, 7), in the order of schema.EMOTIONS
+    embeddings   model(x) -> (N, 512), not normalised
+    gaze         model(x) -> (N, 3): pitch, yaw, angle to the camera axis (rad)
 
-N may be 0. A model does its own input normalisation.
+where x is what the model's card names as its input:
+
+    crops112, crops224, wide224, aligned112   crops_NCHW float32 RGB [0, 1]
+    landmarks                                 landmarks_NK2 float32 px of the frame
+    hog112                                    actors.hog.HogFeatures: features (N, 5408), aligned landmarks (N, 136)
+    detector                                  poses_N6 that the face model gave, in the signs of the tables
+
+N may be 0. A model does its own input normalisation, in float32; a network then runs in the dtype of its weights and
+gives float32. A face that a model cannot judge, as its input is not finite, gets NaN, and no other face does.
 """
 
 from dataclasses import dataclass
@@ -24,12 +35,14 @@ class Detections:
         boxes_N4: float32 px of the frame: left, top, right, bottom, pixel edges at integers; not clipped to the frame.
         scores_N: float32, 0 to 1; NaN from a model that has none.
         points_N52: float32 px: eyes, nose tip, mouth corners, left in the picture first; None from a model without.
+        poses_N6: float32: pitch, roll, yaw (rad), x, y, z in the signs of the tables; None from a model without.
     """
 
     frame_N: Tensor
     boxes_N4: Tensor
     scores_N: Tensor
     points_N52: Tensor | None
+    poses_N6: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.frame_N)
