@@ -37,7 +37,11 @@ def wanted_of(bundle: Bundle) -> Annotation:
                 "model": model.name,
                 "version": model.version,
                 "licence": model.licence,
-                "files": {role: {"place": ref.place, "sha256": ref.digest} for role, ref in model.files.items()},
+                "research_only": model.research_only,
+                "files": {
+                    role: {"place": ref.place, "repo": ref.repo, "revision": ref.revision, "sha256": ref.digest}
+                    for role, ref in model.files.items()
+                },
             }
             for model in bundle.models
         },
