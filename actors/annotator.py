@@ -43,6 +43,7 @@ class Annotator:
         keep_frames: bool = False,
         cache: str | None = None,
         precision: str = "auto",
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         """Load the models.
 
@@ -56,6 +57,7 @@ class Annotator:
             keep_frames: pass the frames on, for a later pool.
             cache: folder for weight files fetched from URIs.
             precision: dtype of all networks: float32, bfloat16 or float16; `auto`: what each model's card names.
+            storage_options: for fsspec, of weight files that lie in remote storage.
 
         Raises:
             ModelError: weights are missing or do not fit.
@@ -70,7 +72,9 @@ class Annotator:
         self.batch_frames, self.keep_frames = batch_frames, keep_frames
         self.models = list(models)
         self.nets: dict[str, Any] = {
-            model.slot: _place(build_model(model, cache), self.device, _dtype(model, self.device, precision))
+            model.slot: _place(
+                build_model(model, cache, storage_options), self.device, _dtype(model, self.device, precision)
+            )
             for model in models
         }
 
