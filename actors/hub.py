@@ -88,6 +88,8 @@ def _may_pass(error: Exception) -> bool:
 
     if isinstance(error, LocalEntryNotFoundError):
         return False  # the hub's own client has tried for half a minute
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, aiohttp.ClientError):
+        return _may_pass(error.__cause__)  # fsspec takes any answer but the file for a missing file
     if isinstance(error, HfHubHTTPError):
         return error.response is not None and _is_busy(error.response.status_code)
     if isinstance(error, aiohttp.ClientResponseError):
@@ -95,6 +97,16 @@ def _may_pass(error: Exception) -> bool:
     if isinstance(error, aiohttp.ClientError):
         return True
     return isinstance(error, OSError) and not isinstance(error, _FINAL_ERRORS) and error.errno not in _FINAL_ERRNOS
+
+
+def _refusal(error: FileNotFoundError) -> str | None:
+    """What a web server answered, if fsspec takes another answer than "not found" for a missing file."""
+    import aiohttp
+
+    cause = error.__cause__
+    if not isinstance(cause, aiohttp.ClientError) or getattr(cause, "status", None) in (404, 410):
+        return None
+    return f"{cause.status} {cause.message}" if isinstance(cause, aiohttp.ClientResponseError) else str(cause)
 
 
 def _is_busy(status: int) -> bool:
@@ -159,6 +171,8 @@ def fetch_uri(
                 known = {"uri": uri, "fingerprint": fingerprint, "size": target.stat().st_size, "sha256": sha256}
                 write_json(note, known)
         except FileNotFoundError as error:
+            if (reason := _refusal(error)) is not None:
+                raise MissingWeightsError(f"{uri} cannot be read: {reason}") from error
             raise FileNotFoundError(f"no file {uri}") from error
         except Exception as error:  # every storage has errors of its own
             raise MissingWeightsError(f"{uri} cannot be read: {str(error) or type(error).__name__}") from error

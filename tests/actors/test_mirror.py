@@ -1,10 +1,14 @@
 """A mirror of the hub: what `pull` makes, what a run reads from it, and what is found when its bytes change."""
 
+import functools
+import http.server
 import json
+import threading
 from dataclasses import replace
 
 import pytest
 
+from actors import hub
 from actors.bundles import resolve_bundle
 from actors.catalog import BUNDLES, MODELS
 from actors.errors import DigestError, MissingWeightsError, WeightsError
@@ -125,3 +129,42 @@ def test_copies_of_a_mirrors_files_are_verified_too(pyfeat, memory, tmp_path):
     assert [outcome.state for outcome in verify_cache(str(cache))] == ["ok"] * 5
     next(cache.glob("*/arcface_r50.safetensors")).write_bytes(b"damaged")
     assert sorted(outcome.state for outcome in verify_cache(str(cache))) == ["differs", *["ok"] * 4]
+
+
+@pytest.fixture
+def guarded(pyfeat, tmp_path):
+    """A pulled mirror behind a web server that wants a token, and is busy at first."""
+    list(pull(published("pyfeat"), str(tmp_path / "mirror")))
+    busy = [1, 1]
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def send_head(self):
+            if self.headers["Authorization"] != "Bearer secret":
+                return self.send_error(401)
+            if "arcface" in self.path and busy:
+                busy.pop()
+                return self.send_error(503)
+            return super().send_head()
+
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Handler, directory=str(tmp_path / "mirror"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_storage_options_reach_the_mirror_and_a_busy_server_is_asked_again(guarded, pyfeat, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "RETRY_WAITS_S", (0.01, 0.01, 0.01))
+    options = {"client_kwargs": {"headers": {"Authorization": "Bearer secret"}}}
+    bundle = resolve_bundle("pyfeat", mirror=guarded, cache=str(tmp_path / "driver"), storage_options=options)
+    assert bundle.slot("embeddings").files["weights"].revision == pyfeat.commit
+    ref = bundle.slot("embeddings").files["weights"]
+    assert hub.fetch(ref, str(tmp_path / "actor"), options).read_bytes() == ARCFACE.encode()
+    with pytest.raises(WeightsError, match="401"):
+        resolve_bundle("pyfeat", mirror=guarded, cache=str(tmp_path / "other"))
+    with pytest.raises(MissingWeightsError, match="401"):
+        hub.fetch(ref, str(tmp_path / "other"))
