@@ -7,7 +7,7 @@ the device while the host waits; so they are kept per device.
 import functools
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -18,7 +18,13 @@ def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)
 
 
-def normalise_imagenet(crops_NCHW: Tensor) -> Tensor:
-    """Crops float32 RGB [0, 1] less the means of ImageNet's channels, over their deviations."""
-    mean_C11 = constant(_IMAGENET_MEAN, crops_NCHW.device)[:, None, None]
-    return (crops_NCHW - mean_C11) / constant(_IMAGENET_STD, crops_NCHW.device)[:, None, None]
+class ImageNetNorm(nn.Module):
+    """Takes the means of ImageNet's channels out of crops, and divides by their deviations.
+
+    A module, as `actors.folding` traces networks, and needs not look into one that has no parts.
+    """
+
+    def forward(self, crops_NCHW: Tensor) -> Tensor:
+        """Crops float32 RGB [0, 1] to the range that torchvision's weights were trained on, float32."""
+        mean_C11 = constant(_IMAGENET_MEAN, crops_NCHW.device)[:, None, None]
+        return (crops_NCHW - mean_C11) / constant(_IMAGENET_STD, crops_NCHW.device)[:, None, None]

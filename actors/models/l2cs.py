@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from actors.models.constants import normalise_imagenet
+from actors.models.constants import ImageNetNorm
 from actors.weights import load_strict, read_state_dict
 
 _SIDE = 224
@@ -26,6 +26,8 @@ class L2CS(ResNet):
 
     def __init__(self) -> None:
         super().__init__(Bottleneck, [3, 4, 6, 3])
+        self.norm = ImageNetNorm()
+        self.expected_angle = _ExpectedAngle()
         width = 512 * Bottleneck.expansion
         self.fc = nn.Identity()
         self.fc_yaw_gaze = nn.Linear(width, _BINS)
@@ -45,17 +47,19 @@ class L2CS(ResNet):
             the angle between the line of sight and the camera axis.
         """
         wide_NCHW = F.interpolate(crops_NCHW, size=(_SIDE, _SIDE), mode="bilinear", align_corners=False)
-        features_ND = super().forward(normalise_imagenet(wide_NCHW).to(self.conv1.weight.dtype))
-        pitch_N = _expected_angle(self.fc_pitch_gaze(features_ND))
-        yaw_N = _expected_angle(self.fc_yaw_gaze(features_ND))
+        features_ND = super().forward(self.norm(wide_NCHW).to(self.conv1.weight.dtype))
+        pitch_N = self.expected_angle(self.fc_pitch_gaze(features_ND))
+        yaw_N = self.expected_angle(self.fc_yaw_gaze(features_ND))
         angle_N = torch.arccos((pitch_N.cos() * yaw_N.cos()).clamp(-1, 1))
         return torch.stack([pitch_N, yaw_N, angle_N], dim=1)
 
 
-def _expected_angle(logits_NA: Tensor) -> Tensor:
+class _ExpectedAngle(nn.Module):
     """Mean over the bins, rad; a bin counts with its lower edge, as in the training of the weights."""
-    degrees_A = torch.arange(_BINS, dtype=torch.float32, device=logits_NA.device) * _BIN_WIDTH + _FIRST_BIN
-    return (logits_NA.float().softmax(1) * degrees_A).sum(1) * (math.pi / 180)
+
+    def forward(self, logits_NA: Tensor) -> Tensor:
+        degrees_A = torch.arange(_BINS, dtype=torch.float32, device=logits_NA.device) * _BIN_WIDTH + _FIRST_BIN
+        return (logits_NA.float().softmax(1) * degrees_A).sum(1) * (math.pi / 180)
 
 
 def build_l2cs(files: Mapping[str, Path]) -> L2CS:

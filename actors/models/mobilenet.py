@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
-from actors.models.constants import normalise_imagenet
+from actors.models.constants import ImageNetNorm
 from actors.weights import load_strict, read_state_dict
 
 _LANDMARKS = 68
@@ -23,6 +23,7 @@ class MobileNetGDConv(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.norm = ImageNetNorm()
         self.pretrain_net = mobilenet_v2(weights=None)
         self.base_net = nn.Sequential(self.pretrain_net.features)
         self.linear7 = _ConvUnit(1280, 1280, kernel=7, groups=1280)
@@ -38,7 +39,7 @@ class MobileNetGDConv(nn.Module):
         Returns:
             landmarks_N136 float32: x0, y0, x1, y1, ... in fractions of the crop, dlib order; about 0 to 1.
         """
-        x = self.base_net(normalise_imagenet(crops_NCHW).to(self.linear7.conv.weight.dtype))
+        x = self.base_net(self.norm(crops_NCHW).to(self.linear7.conv.weight.dtype))
         return self.linear1(self.linear7(x)).flatten(1).float()
 
 

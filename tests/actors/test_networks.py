@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from actors.folding import fold_batch_norms
 from actors.models.arcface import IResNet50
 from actors.models.facenet import InceptionResnetV1
 from actors.models.l2cs import L2CS
@@ -36,6 +37,9 @@ def network(request):
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.normal_(module.weight, std=(0.8 / module.weight[0].numel()) ** 0.5)
+        elif isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
+            module.running_mean.normal_(0, 0.05)
+            module.running_var.uniform_(0.8, 1.2)
     return net, torch.rand(3, 3, side, side) * torch.tensor([1.0, 0.6, 0.3])[:, None, None, None], width
 
 
@@ -71,6 +75,15 @@ def test_a_network_runs_in_the_dtype_of_its_weights_and_gives_float32(network):
     output = copy.deepcopy(net).to(torch.float64)(crops[:1])
     assert output.dtype == torch.float32
     assert_alike(output, net(crops[:1]))
+
+
+@torch.inference_mode()
+def test_batch_norms_that_follow_a_convolution_fold_into_it(network):
+    net, crops, _ = network
+    folded = copy.deepcopy(net)
+    norms = sum(isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)) for module in net.modules())
+    assert fold_batch_norms(folded) > (0 if isinstance(net, IResNet50) else 0.8 * norms)
+    assert_alike(folded(crops[:1]), net(crops[:1]))
 
 
 @torch.inference_mode()
