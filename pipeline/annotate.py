@@ -106,7 +106,7 @@ def all_versions(annotation: Annotation, config: Config) -> dict[str, str]:
 def plan_run(corpus: Corpus, out: str, annotation: Annotation, config: Config) -> Plan:
     """What `annotate` would do; reads the output, changes nothing."""
     output = store.open_output(out, config.storage.options)
-    return make_plan(corpus, output, all_versions(annotation, config), annotation.needs)
+    return make_plan(corpus, output, all_versions(annotation, config), annotation.needs, config.decode.chunk_frames)
 
 
 def annotate(
@@ -137,7 +137,7 @@ def annotate(
     run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     output = store.open_output(out, config.storage.options)
     versions = all_versions(annotation, config)
-    plan = make_plan(corpus, output, versions, annotation.needs)
+    plan = make_plan(corpus, output, versions, annotation.needs, config.decode.chunk_frames)
     seconds = {"plan": time.monotonic() - started}
     _put_first_versions_in_force(output, versions)
     _drop_stale(output, plan, annotation.versions)
@@ -274,12 +274,7 @@ def _put_first_versions_in_force(output: store.Output, versions: Mapping[str, st
 
 
 def _drop_stale(output: store.Output, plan: Plan, versions: Mapping[str, str]) -> None:
-    stale: dict[str, list[str]] = {}
-    for row in plan.clips.select(["clip_id", "shard"]).to_pylist():
-        state = plan.states.get(row["clip_id"])
-        if state is not None and state.stale:
-            stale.setdefault(row["shard"], []).append(row["clip_id"])
-    for shard, clip_ids in stale.items():
+    for shard, clip_ids in plan.stale.items():
         for slot, version in versions.items():
             store.drop_clips(output, schema.TABLE_OF_SLOT[slot], version, shard, clip_ids)
 
