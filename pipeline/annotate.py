@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from pipeline import aggregate, chunks, schema, store
+from pipeline import aggregate, chunks, lease, schema, store
 from pipeline.chunks import Job
 from pipeline.config import Config, PoolConfig
 from pipeline.errors import UNEXPECTED, ConfigError, OutputError
@@ -130,12 +130,29 @@ def annotate(
         progress: called at the start and after each batch of committed chunks.
 
     Raises:
+        LeaseError: another run holds the output, or took it over.
         OutputError: the output cannot be written, or the flow failed; what was committed stays.
         ConfigError: a pool cannot run on this cluster.
     """
-    started = time.monotonic()
     run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    output = store.open_output(out, config.storage.options)
+    with lease.hold(store.open_output(out, config.storage.options), f"run {run}", config.lease) as held:
+        return _annotate(corpus, out, annotation, make_stages, start_ray, config, progress, run, held)
+
+
+def _annotate(
+    corpus: Corpus,
+    out: str,
+    annotation: Annotation,
+    make_stages: Callable[[], Sequence[Stage]],
+    start_ray: Callable[[], None],
+    config: Config,
+    progress: Callable[[Tally], None],
+    run: str,
+    held: lease.Lease,
+) -> Report:
+    """`annotate` under its lease."""
+    started = time.monotonic()
+    output = held.output
     versions = all_versions(annotation, config)
     plan = make_plan(corpus, output, versions, annotation.needs, config.decode.chunk_frames)
     seconds = {"plan": time.monotonic() - started}
@@ -149,6 +166,7 @@ def annotate(
         start_ray()
         job = Job(out, config, annotation.versions)
         for accounts in build_flow(plan.work, job, make_stages()).iter_batches(batch_size=None, batch_format="pyarrow"):
+            held.check()
             tally.add(accounts)
             progress(tally)
     seconds["annotate"] = time.monotonic() - begun
@@ -160,6 +178,7 @@ def annotate(
         snapshot = aggregate_version(output, versions, config, cosine)
         versions |= {"tracks": snapshot, "identities": snapshot}
         tracks, identities = aggregate.aggregate(out, versions, config, cosine, start_ray)
+        held.check()
         before = store.read_current(output).get("tracks", snapshot)
         store.switch_current(output, _by_table(versions))
         aggregate.drop_old_snapshots(output, {snapshot, before})

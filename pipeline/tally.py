@@ -39,6 +39,7 @@ class Tally:
     _rows: dict[str, list[dict]] = field(default_factory=dict)  # shard -> rows of `clips` of those that have
     _quarantine: dict[str, list[dict]] = field(default_factory=dict)
     _outcomes: Counter[str] = field(default_factory=Counter)
+    _ended: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._outcomes.update(self.plan.outcomes)
@@ -60,6 +61,11 @@ class Tally:
     def slots(self) -> list[str]:
         """The wanted slots."""
         return [slot for slot in self.versions if slot in schema.SLOTS]
+
+    @property
+    def ended(self) -> list[str]:
+        """Clips that have ended since the plan was made."""
+        return self._ended
 
     @property
     def clips_ended(self) -> int:
@@ -89,7 +95,7 @@ class Tally:
                 state.add(slot, account)
             if account["error"] is not None:
                 state.error = account["error"]
-            if "face" in account["slots"]:
+            if "face" in account["slots"] and account["error"] is None:
                 self.frames += account["count"]
                 self.faces += account["faces"]
             if (shard := self._close_if_ended(clip_id)) and not self._left[shard]:
@@ -108,6 +114,7 @@ class Tally:
             self._quarantine.setdefault(clip["shard"], []).append(_quarantine_row(clip, state.error))
         self._outcomes[row["status"]] += 1
         self._left[clip["shard"]] -= 1
+        self._ended.append(clip_id)
         return clip["shard"]
 
     def _write_shard(self, shard: str) -> None:
@@ -146,4 +153,4 @@ def _clip_row(clip: Mapping, state: ClipState) -> dict:
 
 def _quarantine_row(clip: Mapping, error: Mapping) -> dict:
     named = {name: clip[name] for name in ("clip_id", "uri", "member", "shard", "fingerprint")}
-    return {**named, **error, "attempts": 1}
+    return {**named, **error, "attempts": error.get("attempts") or 1}

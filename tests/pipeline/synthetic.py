@@ -49,8 +49,11 @@ def write_footers(output, corpus, kept=lambda i: CHUNKS, chunks_per_file=CHUNKS 
         entries = [
             {
                 **{name: clip[name] for name in ("clip_id", "fingerprint")},
-                **{"first": k * CHUNK_FRAMES, "count": CHUNK_FRAMES, "faces": CHUNK_FRAMES},
-                **{"last": k + 1 == CHUNKS, "video": VIDEO if k + 1 == CHUNKS else None},
+                "first": k * CHUNK_FRAMES,
+                "count": CHUNK_FRAMES,
+                "faces": CHUNK_FRAMES,
+                "last": k + 1 == CHUNKS,
+                "video": VIDEO if k + 1 == CHUNKS else None,
             }
             for clip, count in clips
             for k in range(count)
