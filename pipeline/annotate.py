@@ -5,11 +5,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
-import ray
-import ray.data
 
 from pipeline import aggregate, chunks, lease, schema, store
 from pipeline.chunks import Job
@@ -19,6 +18,9 @@ from pipeline.plan import Plan, make_plan
 from pipeline.sources import Corpus
 from pipeline.tally import Tally
 from pipeline.versions import aggregate_version, clips_version
+
+if TYPE_CHECKING:  # a run without work does not wait for Ray to load
+    import ray.data
 
 _CPU_CHUNKS, _GPU_CHUNKS = 1, 4  # a GPU wants more faces at once; on a CPU a second chunk only takes memory
 _WRITE_CPUS = 0.1  # writing waits for storage; it must find a place beside decoders and actors
@@ -200,8 +202,10 @@ def _annotate(
     return report
 
 
-def build_flow(work: pa.Table, job: Job, stages: Sequence[Stage]) -> ray.data.Dataset:
+def build_flow(work: pa.Table, job: Job, stages: Sequence[Stage]) -> "ray.data.Dataset":
     """The Ray Dataset of a run: from work rows (plan.WORK) to accounts (chunks.ACCOUNT)."""
+    import ray.data
+
     config = job.config
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = config.ray.block_mb << 20
@@ -328,7 +332,7 @@ def _record_run(
         "ignored": corpus.ignored,
         # storage options may hold keys and tokens
         "config": config.model_dump(mode="json", exclude={"storage": {"options"}}),
-        "software": {"ray": ray.__version__, "pyarrow": pa.__version__},
+        "software": {"ray": metadata.version("ray"), "pyarrow": pa.__version__},
     }
     try:
         store.write_bytes(output, f"runs/{report.run}.json", (json.dumps(record, indent=2) + "\n").encode())

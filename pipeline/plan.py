@@ -126,7 +126,7 @@ def make_plan(
                 plan.stale[state.shard] = state.stale
             plan.states.update(state.states)
             work += [_untouched_work(state, wanted.slots)] if state.untouched.num_rows else []
-            work += [_partial_work(state, wanted.slots, needs)] if state.states else []
+            work += [_partial_work(state, needs)] if state.states else []
     return Plan(
         pa.concat_tables(work),
         clips,
@@ -161,12 +161,12 @@ def _untouched_work(state: ShardState, slots: Sequence[str]) -> pa.Table:
     return pa.table([*clips.select(schema.CLIP.names).columns, *columns], schema=WORK)
 
 
-def _partial_work(state: ShardState, slots: Sequence[str], needs: Mapping[str, Sequence[str]]) -> pa.Table:
+def _partial_work(state: ShardState, needs: Mapping[str, Sequence[str]]) -> pa.Table:
     """Work rows of clips of which something is stored."""
     rows = []
     for clip in state.partial.to_pylist():
         there = state.states[clip["clip_id"]]
-        for group, intervals in there.missing(slots).items():
+        for group, intervals in state.missing[clip["clip_id"]].items():
             stored = {need for slot in group for need in needs[slot]} - set(group)
             rows.append(
                 {

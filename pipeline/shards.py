@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline import schema, store
 from pipeline.errors import UNEXPECTED
-from pipeline.intervals import END, ClipState
+from pipeline.intervals import END, ClipState, Interval
 from pipeline.store import Output
 from pipeline.tombstones import are_forgotten
 
@@ -52,6 +52,7 @@ class ShardState:
     Attributes:
         untouched: clips of which nothing (valid) is stored, schema.CLIP.
         partial: clips with a state in `states`, schema.CLIP.
+        missing: of these, what ClipState.missing says.
         ended: rows of `clips` to be written, schema.CLIPS; None if the `clips` file says all already.
         summary: rows of plan.SUMMARY.
     """
@@ -62,6 +63,7 @@ class ShardState:
     ended: pa.Table | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     states: dict[str, ClipState] = field(default_factory=dict)
+    missing: dict[str, dict[tuple[str, ...], list[Interval]]] = field(default_factory=dict)
     stale: list[str] = field(default_factory=list)
     summary: list[dict] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -119,7 +121,9 @@ def _compare_with_footers(
     for slot in wanted.slots:
         ledger = store.read_ledger(output, schema.TABLE_OF_SLOT[slot], wanted.versions[slot], state.shard)
         clip = pc.index_in(ledger["clip_id"], value_set=ids).combine_chunks()
-        ledger, clip_E = ledger.filter(clip.is_valid()), clip.drop_null().to_numpy()
+        if clip.null_count:
+            ledger, clip = ledger.filter(clip.is_valid()), clip.drop_null()
+        clip_E = clip.to_numpy()
         same_E = _equal(ledger["fingerprint"], clips["fingerprint"].take(pa.array(clip_E)))
         stale_M[clip_E[~same_E]] = True
         ledgers[slot] = clip_E, ledger
@@ -143,6 +147,7 @@ def _compare_with_footers(
     state.partial = clips.filter(pa.array(partial_M))
     state.ended = _ended_rows(clips, ended_M, ends_M, ledgers)
     state.states = _states(state.partial["clip_id"].to_pylist(), partial_M, ledgers)
+    state.missing = {clip_id: there.missing(wanted.slots) for clip_id, there in state.states.items()}
     for slot in wanted.slots:
         totals.add(slot, PRESENT, None, int(ended_M.sum()))
     reasons = {
@@ -227,11 +232,14 @@ class _Totals:
 
     def __init__(self, shard: str, wanted: Wanted) -> None:
         self.shard, self.wanted = shard, wanted
-        self.sums: dict[tuple[str, str, str | None], Counter[str]] = {}
+        self.sums: dict[tuple[str, str, str | None], list[int]] = {}
 
-    def add(self, slot: str, state: str, reason: str | None, clips: int, **amounts: int) -> None:
+    def add(self, slot: str, state: str, reason: str | None, clips: int, *work: int) -> None:
+        """Count clips; `work` is frames, chunks and clips of unknown length."""
         if clips:
-            self.sums.setdefault((slot, state, reason), Counter()).update(clips=clips, **amounts)
+            sums = self.sums.setdefault((slot, state, reason), [0, 0, 0, 0])
+            for i, amount in enumerate((clips, *work)):
+                sums[i] += amount
 
     def rows(self) -> list[dict]:
         names = ("clips", "frames", "chunks", "unknown")
@@ -241,7 +249,7 @@ class _Totals:
                 "slot": slot,
                 "state": state,
                 "reason": reason,
-                **{name: sums[name] for name in names},
+                **dict(zip(names, sums, strict=True)),
             }
             for (slot, state, reason), sums in self.sums.items()
         ]
@@ -261,13 +269,10 @@ def _sum_up_untouched(
         rest_M &= ~holds_M
         clips = int(mine_M.sum())
         lengths = sampled_M[mine_M & (sampled_M >= 0)]
-        work = {
-            "frames": int(lengths.sum()),
-            "chunks": int((-(-lengths // wanted.chunk_frames)).sum()),
-            "unknown": clips - len(lengths),
-        }
+        chunks = -(-lengths // wanted.chunk_frames)
+        work = int(lengths.sum()), int(chunks.sum()), clips - len(lengths)
         for slot in wanted.slots:
-            totals.add(slot, STALE if reason == CHANGED else MISSING, reason, clips, **work)
+            totals.add(slot, STALE if reason == CHANGED else MISSING, reason, clips, *work)
         state.reasons.update({reason: clips} if clips else {})
 
 
@@ -282,9 +287,9 @@ def _were_sampled_otherwise(output: Output, wanted: Wanted, shard: str, ids: pa.
 def _sum_up_partial(
     state: ShardState, wanted: Wanted, retried: np.ndarray, recorded: np.ndarray, sampled: np.ndarray, totals: _Totals
 ) -> None:
-    for i, there in enumerate(state.states.values()):
-        lacking: dict[str, list[tuple[int, int]]] = {}
-        for group, intervals in there.missing(wanted.slots).items():
+    for i, (clip_id, there) in enumerate(state.states.items()):
+        lacking: dict[str, list[Interval]] = {}
+        for group, intervals in state.missing[clip_id].items():
             for slot in group:
                 lacking.setdefault(slot, []).extend(intervals)
         new = []
@@ -297,13 +302,13 @@ def _sum_up_partial(
             if not there.held.get(slot) and (others or recorded[i]):
                 reason = NEW_VERSION
                 new.append(slot)
-            totals.add(slot, MISSING, reason, 1, **_amount(lacking[slot], int(sampled[i]), wanted.chunk_frames))
+            totals.add(slot, MISSING, reason, 1, *_amount(lacking[slot], int(sampled[i]), wanted.chunk_frames))
         if lacking:
             state.reasons[f"new version of {', '.join(new)}" if new else RETRIED if retried[i] else MISSING_CHUNKS] += 1
 
 
-def _amount(intervals: Sequence[tuple[int, int]], sampled: int, chunk_frames: int) -> dict[str, int]:
-    """Frames and chunks of the missing intervals; an open end is as long as an earlier run found the clip to be."""
+def _amount(intervals: Sequence[Interval], sampled: int, chunk_frames: int) -> tuple[int, int, int]:
+    """Frames and chunks of the missing intervals, and 1 if their end is unknown, also from earlier runs."""
     frames = chunks = unknown = 0
     for first, count in intervals:
         if first + count >= END:
@@ -311,7 +316,7 @@ def _amount(intervals: Sequence[tuple[int, int]], sampled: int, chunk_frames: in
             count = max(0, sampled - first)
         frames += count
         chunks += -(-count // chunk_frames)
-    return {"frames": frames, "chunks": chunks, "unknown": unknown}
+    return frames, chunks, unknown
 
 
 # -- Arrow to numpy ---------------------------------------------------------------------------------------------------
