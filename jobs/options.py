@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ray.exceptions import RayError, RayTaskError
 
 from actors.errors import ModelError
 from pipeline.errors import FaceatlasError
@@ -35,7 +34,13 @@ def exit_on_error() -> Iterator[None]:
     except (FaceatlasError, ModelError, PermissionError) as error:
         print(f"faceatlas: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
-    except RayError as error:
+    except Exception as error:
+        if "ray" not in sys.modules:  # Ray is loaded by runs that have work
+            raise
+        from ray.exceptions import RayError, RayTaskError
+
+        if not isinstance(error, RayError):
+            raise
         cause = error.cause if isinstance(error, RayTaskError) else error
         print(
             f"faceatlas: the run failed: {cause}\nWhat was finished is kept; the same command does the rest.",
