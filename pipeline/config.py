@@ -110,7 +110,7 @@ class ActorsConfig(_Section):
     batch_pixels: int | None = Field(
         default=None,
         ge=1,
-        description="Pixels that go through the detector at once; null: 4 million on a CPU, 64 on a GPU.",
+        description="Pixels that go through the detector at once; null: 2 million on a CPU, 64 on a GPU.",
     )
     batch_faces: int | None = Field(
         default=None, ge=1, description="Faces that go through a face model at once; null: 16 on a CPU, 256 on a GPU."
