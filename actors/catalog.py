@@ -107,12 +107,14 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             input="crops112",
             files={"weights": HubFile("py-feat/mobilefacenet", ("mobilefacenet_model_best.pth.tar",))},
             licence="none stated",
+            precision={"cuda": "float16"},
         ),
         "pfld": ModelCard(
             builder="actors.models.pfld:build_pfld",
             input="crops112",
             files={"weights": HubFile("py-feat/pfld", ("pfld_model_best.pth.tar",))},
             licence="none stated",
+            precision={"cuda": "float16"},
         ),
         "mobilenet": ModelCard(
             builder="actors.models.mobilenet:build_mobilenet",
