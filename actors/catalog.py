@@ -109,6 +109,32 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             licence="none stated",
         ),
     },
+    "action_units": {
+        "xgb": ModelCard(
+            builder="actors.models.action_units:build_xgb",
+            input="hog112",
+            files={
+                "weights": HubFile("py-feat/xgb_au", ("xgb_au_classifier_v2.skops", "xgb_au_classifier.skops")),
+            },
+            licence="no single licence stated",
+        ),
+        "svm": ModelCard(
+            builder="actors.models.action_units:build_svm",
+            input="hog112",
+            files={
+                "weights": HubFile("py-feat/svm_au", ("svm_au_classifier_v2.skops", "svm_au_classifier.skops")),
+            },
+            licence="no single licence stated",
+        ),
+    },
+    "emotions": {
+        "svm": ModelCard(
+            builder="actors.models.action_units:build_emotion_svm",
+            input="hog112",
+            files={"weights": HubFile("py-feat/svm_emo", ("svm_emo_classifier.skops",))},
+            licence="no single licence stated",
+        ),
+    },
     "embeddings": {
         "arcface_r50": ModelCard(
             builder="actors.models.arcface:build_arcface_r50",
@@ -127,6 +153,7 @@ BUNDLES: dict[str, dict[str, str]] = {
         "face": "retinaface_r34",
         "landmarks": "mobilefacenet",
         "pose": "pose_mlp",
+        "action_units": "xgb",
         "embeddings": "arcface_r50",
     },
     # no download: a classical detector whose parameters ship inside scikit-image
