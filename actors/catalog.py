@@ -140,12 +140,36 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             research_only=True,
         ),
     },
+    "action_units": {
+        "xgb": ModelCard(
+            builder="actors.models.action_units:build_xgb",
+            input="hog112",
+            files={
+                "weights": HubFile("py-feat/xgb_au", ("xgb_au_classifier_v2.skops", "xgb_au_classifier.skops")),
+            },
+            licence="no single licence stated",
+        ),
+        "svm": ModelCard(
+            builder="actors.models.action_units:build_svm",
+            input="hog112",
+            files={
+                "weights": HubFile("py-feat/svm_au", ("svm_au_classifier_v2.skops", "svm_au_classifier.skops")),
+            },
+            licence="no single licence stated",
+        ),
+    },
     "emotions": {
         "resmasknet": ModelCard(
             builder="actors.models.resmasknet:build_resmasknet",
             input="crops224",
             files={"weights": HubFile("py-feat/resmasknet", ("ResMaskNet_Z_resmasking_dropout1_rot30.pth",))},
             licence="none stated",
+        ),
+        "svm": ModelCard(
+            builder="actors.models.action_units:build_emotion_svm",
+            input="hog112",
+            files={"weights": HubFile("py-feat/svm_emo", ("svm_emo_classifier.skops",))},
+            licence="no single licence stated",
         ),
     },
     "embeddings": {
@@ -184,6 +208,7 @@ BUNDLES: dict[str, dict[str, str]] = {
         "face": "retinaface_r34",
         "landmarks": "mobilefacenet",
         "pose": "pose_mlp",
+        "action_units": "xgb",
         "emotions": "resmasknet",
         "embeddings": "arcface_r50",
         "gaze": "l2cs",
