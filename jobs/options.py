@@ -10,7 +10,9 @@ import typer
 from ray.exceptions import RayError, RayTaskError
 
 from actors.errors import ModelError
+from jobs.signals import EXIT_STOPPED
 from pipeline.errors import FaceatlasError
+from pipeline.stopping import StoppedError
 
 CorpusArgument = Annotated[
     str,
@@ -32,6 +34,12 @@ def exit_on_error() -> Iterator[None]:
     """Turn errors that the user can mend into one message and exit code 2, failures of the flow into 1."""
     try:
         yield
+    except StoppedError as error:
+        print(
+            "faceatlas: stopped by a signal. What was finished is kept; the same command does the rest.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(EXIT_STOPPED) from error
     except (FaceatlasError, ModelError, PermissionError) as error:
         print(f"faceatlas: {error}", file=sys.stderr)
         raise typer.Exit(2) from error

@@ -138,6 +138,29 @@ class ActorsConfig(_Section):
         return self.pools or (PoolConfig(size=self.size, gpus=self.gpus),)
 
 
+class FaultsConfig(_Section):
+    """What becomes of clips that kill or hang their process, and of a run that is told to stop."""
+
+    attempts: int = Field(
+        default=3, ge=2, description="A clip whose process dies this often is quarantined; the last attempts are alone."
+    )
+    decode_limit_s: float = Field(
+        default=300.0, gt=0, description="Decoding a chunk longer than this, waiting for its bytes included, is a hang."
+    )
+    annotate_limit_s: float = Field(
+        default=600.0, gt=0, description="An actor that takes longer than this for one batch of chunks hangs."
+    )
+    decode_memory_mb: int = Field(
+        default=4096, ge=256, description="Memory that decoding may take after a death, in a process of its own."
+    )
+    annotate_memory_mb: int = Field(
+        default=16384, ge=256, description="Memory that annotating may take after two deaths, in a process of its own."
+    )
+    stop_grace_s: float = Field(
+        default=20.0, ge=0, description="After a SIGTERM, what is under way is finished and written for this long."
+    )
+
+
 class StoreConfig(_Section):
     """How tables are written."""
 
@@ -224,6 +247,7 @@ class Config(_Section):
     decode: DecodeConfig = DecodeConfig()
     models: ModelsConfig = ModelsConfig()
     actors: ActorsConfig = ActorsConfig()
+    faults: FaultsConfig = FaultsConfig()
     store: StoreConfig = StoreConfig()
     tracks: TracksConfig = TracksConfig()
     identities: IdentitiesConfig = IdentitiesConfig()

@@ -101,7 +101,14 @@ def decode_clip(
         yield chunk.row(clip)
     chunk = None
     details = {"stage": tally.stage, "error_class": error.reason_class, "message": str(error)}
-    yield _row(clip, tally.sampled) | {"last": True, "video": tally.video(), "error": details}
+    yield error_row(clip, tally.sampled, details, tally.video())
+
+
+def error_row(
+    clip: Mapping[str, Any], first: int, error: Mapping[str, Any], video: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The last row of a clip that cannot be decoded any further; `first` is the ordinal of the frame that is lost."""
+    return _row(clip, first) | {"last": True, "video": video, "error": dict(error)}
 
 
 def chunks_to_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:

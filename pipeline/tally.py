@@ -53,6 +53,11 @@ class Tally:
         return [slot for slot in self.versions if slot in schema.SLOTS]
 
     @property
+    def ended(self) -> list[str]:
+        """Clips of the manifest whose outcome is known."""
+        return list(self._outcomes)
+
+    @property
     def clips_ended(self) -> int:
         """Clips of the manifest whose outcome is known."""
         return len(self._outcomes)
@@ -78,7 +83,7 @@ class Tally:
                 state.add(slot, account)
             if account["error"] is not None:
                 state.error = account["error"]
-            if "face" in account["slots"]:
+            if "face" in account["slots"] and account["error"] is None:
                 self.frames += account["count"]
                 self.faces += account["faces"]
             self._close_if_ended(clip_id)
@@ -134,7 +139,7 @@ class Tally:
         return {
             **{name: clip[name] for name in ("clip_id", "uri", "member", "shard", "fingerprint")},
             **state.error,
-            "attempts": 1,
+            "attempts": state.error.get("attempts") or 1,
         }
 
 
