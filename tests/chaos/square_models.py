@@ -1,6 +1,6 @@
-"""Models of the chaos tests: a face is a bright square, and the colour of a frame's corner says what it does to a model.
+"""Models of the chaos tests: a face is a bright square; the colour of a frame's corner says what it does to a model.
 
-    red     aborts the process        green   hangs         blue    raises
+red     aborts the process        green   hangs         blue    raises
 """
 
 import os

@@ -1,6 +1,7 @@
 """Files that do something to who reads them: the file system `hostile://`, found by fsspec through its entry point.
 
-A path is a local one. What a file does when more than its first bytes are read is in its name: `segfault`, `hang`.
+A path is a local one. What a file does when read behind its first HOSTILE_AFTER_BYTES is in its name: `segfault`,
+`hang`.
 """
 
 import os
@@ -9,12 +10,10 @@ import time
 
 from fsspec.implementations.local import LocalFileOpener, LocalFileSystem
 
-HARMLESS_BYTES = 64
-
 
 class HostileFile(LocalFileOpener):
     def read(self, length=-1):
-        if length < 0 or length > HARMLESS_BYTES:
+        if self.tell() + length > int(os.environ.get("HOSTILE_AFTER_BYTES", "64")):
             if "segfault" in self.path:
                 os.kill(os.getpid(), signal.SIGSEGV)
             if "hang" in self.path:
