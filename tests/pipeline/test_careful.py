@@ -168,7 +168,8 @@ def test_a_decoder_that_dies_or_hangs_alone_is_a_row(decode, make_video, tmp_pat
 
 
 def test_what_was_decoded_before_a_death_is_given_once(decode, make_video, tmp_path, monkeypatch):
-    video = make_video(tmp_path / "late_segfault.mp4", count=600, width=160, height=120)
+    index_first = {"movflags": "faststart"}
+    video = make_video(tmp_path / "late_segfault.mp4", count=600, width=160, height=120, mux_options=index_first)
     monkeypatch.setenv("HOSTILE_AFTER_BYTES", str(video.stat().st_size // 2))
     rows = decode(f"hostile://{video}", deaths=1)
     *chunks, last = rows
