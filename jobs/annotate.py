@@ -13,6 +13,7 @@ from jobs.signals import EXIT_STOPPED, on_sigterm
 from pipeline import annotate as flow
 from pipeline.annotate import Annotation, Report
 from pipeline.config import Config, load_config
+from pipeline.errors import UNEXPECTED
 from pipeline.sources import Corpus, read_corpus
 from pipeline.versions import clips_version
 
@@ -109,10 +110,12 @@ def say_report(report: Report, out: str) -> None:
     if report.in_order:
         console.print(f"tables are in {out}")
         return
-    if report.unexpected:
+    if report.to_try_again:
+        ours = sum(row["error_class"] == UNEXPECTED for row in report.to_try_again)
         console.print(
-            f"NOT IN ORDER: {len(report.unexpected)} clips failed by a mistake of Faceatlas, not of their own; "
-            "please report the messages above; the next run tries these clips again",
+            f"NOT IN ORDER: {ours} clips failed by a mistake of Faceatlas, not of their own (please report the "
+            f"messages above), {len(report.to_try_again) - ours} could not be had from the storage; "
+            "the next run tries these clips again",
             markup=False,
         )
         return

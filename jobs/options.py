@@ -12,6 +12,7 @@ from ray.exceptions import RayError, RayTaskError
 from actors.errors import ModelError
 from jobs.signals import EXIT_STOPPED
 from pipeline.errors import FaceatlasError
+from pipeline.files import is_storage_error
 from pipeline.stopping import StoppedError
 
 CorpusArgument = Annotated[
@@ -49,4 +50,9 @@ def exit_on_error() -> Iterator[None]:
             f"faceatlas: the run failed: {cause}\nWhat was finished is kept; the same command does the rest.",
             file=sys.stderr,
         )
+        raise typer.Exit(1) from error
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        print(f"faceatlas: the storage failed: {error}\nThe same command tries again.", file=sys.stderr)
         raise typer.Exit(1) from error

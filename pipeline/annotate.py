@@ -16,7 +16,7 @@ from pipeline.attempts import Marks
 from pipeline.careful import Careful
 from pipeline.chunks import Job
 from pipeline.config import Config, PoolConfig
-from pipeline.errors import UNEXPECTED, ConfigError, OutputError
+from pipeline.errors import TRIED_AGAIN, ConfigError, OutputError
 from pipeline.keeper import start_keeper
 from pipeline.plan import Plan, make_plan
 from pipeline.sources import Corpus
@@ -94,13 +94,13 @@ class Report:
 
     @property
     def in_order(self) -> bool:
-        """Whether every clip of the manifest has exactly one outcome, and none failed by a mistake of Faceatlas."""
-        return not self.unaccounted and sum(self.clips.values()) == self.wanted and not self.unexpected
+        """Whether every clip of the manifest has exactly one outcome, and none is to be tried again."""
+        return not self.unaccounted and sum(self.clips.values()) == self.wanted and not self.to_try_again
 
     @property
-    def unexpected(self) -> list[Mapping[str, Any]]:
-        """Quarantined clips that failed by a mistake of Faceatlas; the next run tries them again."""
-        return [row for row in self.quarantined if row["error_class"] == UNEXPECTED]
+    def to_try_again(self) -> list[Mapping[str, Any]]:
+        """Quarantined clips that failed by a mistake of Faceatlas or of the storage; the next run tries them again."""
+        return [row for row in self.quarantined if row["error_class"] in TRIED_AGAIN]
 
 
 def all_versions(annotation: Annotation, config: Config) -> dict[str, str]:

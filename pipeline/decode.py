@@ -31,7 +31,7 @@ from av.stream import Discard, Disposition
 
 from pipeline import files
 from pipeline.config import DecodeConfig
-from pipeline.errors import ClipError
+from pipeline.errors import UNEXPECTED, ClipError
 from pipeline.planes import DEGREES, Layout, Upright
 from pipeline.schema import CHUNK
 
@@ -89,10 +89,8 @@ def decode_clip(
         error = problem
     except av.FFmpegError as problem:
         error = ClipError(f"frame {tally.decoded - 1} cannot be converted: {_reason(problem)}", "unsupported_pixels")
-    except OSError as problem:
-        error = ClipError(f"reading failed after {tally.decoded} frames: {problem}", "unreadable")
     except Exception as problem:  # one that leaves the task would fail the whole job
-        error = ClipError(f"unexpected {type(problem).__name__}: {problem}", "unexpected")
+        error = _of_reading(problem, clip["uri"], tally.decoded)
     if error is None:
         final = chunk.row(clip) if chunk is not None else _row(clip, tally.sampled)
         yield final | {"last": True, "video": tally.video()}
@@ -102,6 +100,12 @@ def decode_clip(
     chunk = None
     details = {"stage": tally.stage, "error_class": error.reason_class, "message": str(error)}
     yield error_row(clip, tally.sampled, details, tally.video())
+
+
+def _of_reading(problem: Exception, uri: str, decoded: int) -> ClipError:
+    if files.is_storage_error(problem):
+        return ClipError(f"reading failed after {decoded} frames: {problem}", files.reading_failed(uri))
+    return ClipError(f"unexpected {type(problem).__name__}: {problem}", UNEXPECTED)
 
 
 def error_row(

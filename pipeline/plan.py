@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema, store
-from pipeline.errors import UNEXPECTED
+from pipeline.errors import TRIED_AGAIN
 from pipeline.sources import Corpus
 from pipeline.store import Output
 
@@ -201,8 +201,8 @@ def read_shard_state(
     same = {i: row for i, row in recorded.items() if row["fingerprint"] == fingerprints[i]}
     complete = all(complete_for.get(slot) == versions[slot] for slot in slots)
     settled = {i: row for i, row in same.items() if row["status"] == "quarantined" or complete}
-    # a quarantined clip stays so whatever models are wanted, for its bytes are what is wrong; unless we were
-    settled = {i: row for i, row in settled.items() if row["error_class"] != UNEXPECTED}
+    # a quarantined clip stays so whatever models are wanted, for its bytes are wrong; unless we or the storage were
+    settled = {i: row for i, row in settled.items() if row["error_class"] not in TRIED_AGAIN}
     states = {i: ClipState(stale=i in recorded and i not in same) for i in fingerprints if i not in settled}
     if not states:
         return settled, states
