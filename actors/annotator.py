@@ -95,7 +95,7 @@ class Annotator:
         results: list[dict[str, np.ndarray]] = [{} for _ in range(chunks.num_rows)]
         for rows in _alike(chunks, [model.slot for model in self.models]):
             for row, result in zip(
-                rows, self._annotate(chunks.take(rows) if len(rows) < chunks.num_rows else chunks), strict=True
+                rows, self._fit(chunks.take(rows) if len(rows) < chunks.num_rows else chunks), strict=True
             ):
                 results[row] = result
         for name in ("face_index", *(model.slot for model in self.models)):
@@ -107,6 +107,21 @@ class Annotator:
         if not self.keep_frames:
             columns["planes"] = pa.nulls(chunks.num_rows, chunks.schema.field("planes").type)
         return pa.table(columns, schema=chunks.schema)
+
+    def _fit(self, chunks: pa.Table) -> list[dict[str, np.ndarray]]:
+        """As `_annotate`; batches that do not fit the device are halved, and stay so for the life of this actor."""
+        while True:
+            try:
+                return self._annotate(chunks)
+            except torch.OutOfMemoryError:
+                if self.batch_frames == self.batch_pixels == self.batch_faces == 1:
+                    raise
+            # here and not above: the exception held the tensors of the attempt
+            self.batch_frames = max(1, self.batch_frames // 2)
+            self.batch_pixels = max(1, self.batch_pixels // 2)
+            self.batch_faces = max(1, self.batch_faces // 2)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def _annotate(self, chunks: pa.Table) -> list[dict[str, np.ndarray]]:

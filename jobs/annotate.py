@@ -9,9 +9,11 @@ from actors.bundles import Bundle, resolve_bundle
 from jobs import cluster
 from jobs.options import BundleOption, ConfigOption, CorpusArgument, EveryOption, OutArgument, SetOption, exit_on_error
 from jobs.progress import RunProgress
+from jobs.signals import EXIT_STOPPED, on_sigterm
 from pipeline import annotate as flow
 from pipeline.annotate import Annotation, Report
 from pipeline.config import Config, load_config
+from pipeline.errors import UNEXPECTED
 from pipeline.sources import Corpus, read_corpus
 from pipeline.versions import clips_version
 
@@ -65,15 +67,20 @@ def run(corpus: str, out: str, bundle: str, config: Config) -> Report:
     sources = read_corpus(corpus, config)
     say_what_is_wanted(sources, models)
 
-    with RunProgress(console) as progress:
+    def start_ray() -> None:
+        cluster.start_ray(config)
+        listen()
+
+    with on_sigterm(config.faults.stop_grace_s) as (stop, listen), RunProgress(console) as progress:
         report = flow.annotate(
             sources,
             out,
             wanted_of(models),
             make_stages=lambda: cluster.make_stages(models, config),
-            start_ray=lambda: cluster.start_ray(config),
+            start_ray=start_ray,
             config=config,
             progress=progress,
+            stop=stop,
         )
     say_report(report, out)
     return report
@@ -106,13 +113,22 @@ def say_report(report: Report, out: str) -> None:
         console.print(f"  quarantined: {name}: {row['message']} [{row['error_class']}]", markup=False)
     if len(report.quarantined) > 20:
         console.print(f"  ... and {len(report.quarantined) - 20} more in the table quarantine")
+    if report.stopped:
+        console.print(
+            f"STOPPED by a signal: {report.wanted - sum(report.clips.values())} clips are left; what was finished is "
+            f"kept in {out}; run the same command again, it does the rest",
+            markup=False,
+        )
+        return
     if report.in_order:
         console.print(f"tables are in {out}")
         return
-    if report.unexpected:
+    if report.to_try_again:
+        ours = sum(row["error_class"] == UNEXPECTED for row in report.to_try_again)
         console.print(
-            f"NOT IN ORDER: {len(report.unexpected)} clips failed by a mistake of Faceatlas, not of their own; "
-            "please report the messages above; the next run tries these clips again",
+            f"NOT IN ORDER: {ours} clips failed by a mistake of Faceatlas, not of their own (please report the "
+            f"messages above), {len(report.to_try_again) - ours} could not be had from the storage; "
+            "the next run tries these clips again",
             markup=False,
         )
         return
@@ -144,7 +160,7 @@ def annotate(
     """
     with exit_on_error():
         report = run(corpus, out, bundle, settings(config, assignments, every))
-    raise typer.Exit(0 if report.in_order else 1)
+    raise typer.Exit(EXIT_STOPPED if report.stopped else 0 if report.in_order else 1)
 
 
 if __name__ == "__main__":

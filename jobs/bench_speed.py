@@ -26,6 +26,7 @@ from actors.bundles import Bundle
 from jobs import annotate as job
 from jobs.options import BundleOption, ConfigOption, SetOption, exit_on_error
 from pipeline import chunks
+from pipeline.attempts import Attempts, Marks
 from pipeline.config import Config
 from pipeline.errors import FaceatlasError
 from pipeline.plan import Plan
@@ -112,7 +113,7 @@ def decoded(work: pa.Table, flow_job: chunks.Job, frames: int | None = None) -> 
     seen = 0
     while True:
         before = seen
-        for chunk in chunks.decode_clips(work, flow_job):
+        for chunk in chunks.decode_clips(work, flow_job, Marks(Attempts(flow_job.out, snapshot_s=0))):
             count = len(chunk["frames"][0])
             if count:
                 seen += count

@@ -9,7 +9,10 @@ from typing import Annotated
 import typer
 
 from actors.errors import ModelError
+from jobs.signals import EXIT_STOPPED
 from pipeline.errors import FaceatlasError
+from pipeline.files import is_storage_error
+from pipeline.stopping import StoppedError
 
 CorpusArgument = Annotated[
     str,
@@ -31,19 +34,30 @@ def exit_on_error() -> Iterator[None]:
     """Turn errors that the user can mend into one message and exit code 2, failures of the flow into 1."""
     try:
         yield
+    except StoppedError as error:
+        print(
+            "faceatlas: stopped by a signal. What was finished is kept; the same command does the rest.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(EXIT_STOPPED) from error
     except (FaceatlasError, ModelError, PermissionError) as error:
         print(f"faceatlas: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
     except Exception as error:
-        if "ray" not in sys.modules:  # Ray is loaded by runs that have work
+        kept = "What was finished is kept; the same command does the rest."
+        if is_storage_error(error):
+            print(f"faceatlas: the storage failed: {error}\n{kept}", file=sys.stderr)
+        elif (cause := _cause_in_ray(error)) is not None:
+            print(f"faceatlas: the run failed: {cause}\n{kept}", file=sys.stderr)
+        else:
             raise
-        from ray.exceptions import RayError, RayTaskError
-
-        if not isinstance(error, RayError):
-            raise
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        print(
-            f"faceatlas: the run failed: {cause}\nWhat was finished is kept; the same command does the rest.",
-            file=sys.stderr,
-        )
         raise typer.Exit(1) from error
+
+
+def _cause_in_ray(error: Exception) -> BaseException | None:
+    """What an error of Ray is about; None if it is none. Ray is loaded only by runs that have work."""
+    if "ray" not in sys.modules:
+        return None
+    from ray.exceptions import RayError, RayTaskError
+
+    return error.cause if isinstance(error, RayTaskError) else error if isinstance(error, RayError) else None

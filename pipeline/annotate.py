@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any, cast
 import pyarrow as pa
 
 from pipeline import aggregate, chunks, lease, schema, store
+from pipeline.attempts import Marks
+from pipeline.careful import Careful
 from pipeline.chunks import Job
 from pipeline.config import Config, PoolConfig
-from pipeline.errors import UNEXPECTED, ConfigError, OutputError
+from pipeline.errors import TRIED_AGAIN, ConfigError, OutputError
+from pipeline.keeper import start_keeper
 from pipeline.plan import Plan, make_plan
 from pipeline.sources import Corpus
+from pipeline.stopping import Stop
 from pipeline.tally import Tally
 from pipeline.versions import aggregate_version, clips_version
 
@@ -75,6 +79,7 @@ class Report:
         tracks, identities: in the corpus.
         seconds: stage -> wall-clock seconds.
         quarantined: rows of `quarantine` for this manifest's clips.
+        stopped: it was told to stop before its end.
     """
 
     run: str
@@ -87,16 +92,17 @@ class Report:
     identities: int
     seconds: Mapping[str, float] = field(default_factory=dict)
     quarantined: Sequence[Mapping[str, Any]] = ()
+    stopped: bool = False
 
     @property
     def in_order(self) -> bool:
-        """Whether every clip of the manifest has exactly one outcome, and none failed by a mistake of Faceatlas."""
-        return not self.unaccounted and sum(self.clips.values()) == self.wanted and not self.unexpected
+        """Whether every clip of the manifest has exactly one outcome, and none is to be tried again."""
+        return not self.unaccounted and sum(self.clips.values()) == self.wanted and not self.to_try_again
 
     @property
-    def unexpected(self) -> list[Mapping[str, Any]]:
-        """Quarantined clips that failed by a mistake of Faceatlas; the next run tries them again."""
-        return [row for row in self.quarantined if row["error_class"] == UNEXPECTED]
+    def to_try_again(self) -> list[Mapping[str, Any]]:
+        """Quarantined clips that failed by a mistake of Faceatlas or of the storage; the next run tries them again."""
+        return [row for row in self.quarantined if row["error_class"] in TRIED_AGAIN]
 
 
 def all_versions(annotation: Annotation, config: Config) -> dict[str, str]:
@@ -119,6 +125,7 @@ def annotate(
     start_ray: Callable[[], None],
     config: Config,
     progress: Callable[[Tally], None],
+    stop: Stop | None = None,
 ) -> Report:
     """Converge: bring the output to what is wanted.
 
@@ -130,15 +137,18 @@ def annotate(
         start_ray: connects to a cluster or starts one; not called if there is nothing to do.
         config: settings.
         progress: called at the start and after each batch of committed chunks.
+        stop: whose wish ends the run early; then the report says so.
 
     Raises:
         LeaseError: another run holds the output, or took it over.
+        StoppedError: told to stop while nothing could be finished any more.
         OutputError: the output cannot be written, or the flow failed; what was committed stays.
         ConfigError: a pool cannot run on this cluster.
     """
+    stop = stop or Stop(config.faults.stop_grace_s)
     run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     with lease.hold(store.open_output(out, config.storage.options), f"run {run}", config.lease) as held:
-        return _annotate(corpus, out, annotation, make_stages, start_ray, config, progress, run, held)
+        return _annotate(corpus, out, annotation, make_stages, start_ray, config, progress, run, held, stop)
 
 
 def _annotate(
@@ -151,6 +161,7 @@ def _annotate(
     progress: Callable[[Tally], None],
     run: str,
     held: lease.Lease,
+    stop: Stop,
 ) -> Report:
     """`annotate` under its lease."""
     started = time.monotonic()
@@ -166,16 +177,20 @@ def _annotate(
     begun = time.monotonic()
     if plan.work.num_rows:
         start_ray()
+        marks = start_keeper(out, config.storage.options)
         job = Job(out, config, annotation.versions)
-        for accounts in build_flow(plan.work, job, make_stages()).iter_batches(batch_size=None, batch_format="pyarrow"):
-            held.check()
-            tally.add(accounts)
-            progress(tally)
+        with stop.draining(marks.stop):
+            flow = build_flow(plan.work, job, marks, make_stages())
+            for accounts in flow.iter_batches(batch_size=None, batch_format="pyarrow"):
+                held.check()
+                tally.add(accounts)
+                progress(tally)
+        marks.finish(tally.ended)
     seconds["annotate"] = time.monotonic() - begun
 
     begun = time.monotonic()
     tracks = identities = 0
-    if not tally.unaccounted:
+    if not tally.unaccounted and not stop.requested:
         cosine = annotation.same_person_cosine
         snapshot = aggregate_version(output, versions, config, cosine)
         versions |= {"tracks": snapshot, "identities": snapshot}
@@ -197,12 +212,13 @@ def _annotate(
         identities=identities,
         seconds={stage: round(s, 3) for stage, s in seconds.items()},
         quarantined=_quarantined(output, versions, corpus),
+        stopped=stop.requested,
     )
     _record_run(output, report, corpus, annotation, versions, config)
     return report
 
 
-def build_flow(work: pa.Table, job: Job, stages: Sequence[Stage]) -> "ray.data.Dataset":
+def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) -> "ray.data.Dataset":
     """The Ray Dataset of a run: from work rows (plan.WORK) to accounts (chunks.ACCOUNT)."""
     import ray.data
 
@@ -220,7 +236,7 @@ def build_flow(work: pa.Table, job: Job, stages: Sequence[Stage]) -> "ray.data.D
     #    many run on a node, and makes Ray Data keep decoding and annotating apart instead of fusing them
     flow = flow.map_batches(
         cast("Callable", chunks.decode_clips),
-        fn_kwargs={"job": job},
+        fn_kwargs={"job": job, "marks": marks},
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=config.decode.cpus,
@@ -229,10 +245,17 @@ def build_flow(work: pa.Table, job: Job, stages: Sequence[Stage]) -> "ray.data.D
     # 3. annotate, actor pools, 1 chunk : 1 chunk with its faces
     for stage in stages:
         pool = stage.pool
+        careful = {
+            "actor": stage.actor,
+            "arguments": dict(stage.arguments),
+            "slots": stage.slots,
+            "marks": marks,
+            "faults": config.faults,
+        }
         sizes = {"size": pool.size} if pool.size else {"min_size": pool.min_size, "max_size": pool.max_size}
         flow = flow.map_batches(
-            stage.actor,
-            fn_constructor_kwargs=dict(stage.arguments),
+            Careful,
+            fn_constructor_kwargs=careful,
             batch_size=config.actors.batch_chunks or (_GPU_CHUNKS if pool.gpus else _CPU_CHUNKS),
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(**sizes),

@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema, store
+from pipeline.attempts import Marks
+from pipeline.careful import decode_carefully
 from pipeline.config import Config
-from pipeline.decode import chunks_to_table, decode_clip
+from pipeline.decode import chunks_to_table
 from pipeline.errors import OutputError
 from pipeline.store import Output
 
@@ -52,14 +54,20 @@ class Job:
 # -- decode -----------------------------------------------------------------------------------------------------------
 
 
-def decode_clips(work: pa.Table, job: Job) -> Iterator[pa.Table]:
-    """Decode the clips of some work rows (plan.WORK); yields one table of one row (schema.FLOW) per chunk."""
+def decode_clips(work: pa.Table, job: Job, marks: Marks) -> Iterator[pa.Table]:
+    """Decode the clips of some work rows (plan.WORK); yields one table of one row (schema.FLOW) per chunk.
+
+    Args:
+        work: the rows.
+        job: the run.
+        marks: where attempts are counted.
+    """
     for row in work.to_pylist():
-        have = [(interval["first"], interval["count"]) for interval in row["have"]]
         stored = _read_stored(job, row) if row["stored"] else {}
-        only = set(stored["face"]["frame"].to_pylist()) if "face" in stored else None  # others have nothing to look at
-        for chunk in decode_clip(row, job.config.decode, job.config.storage.options, have=have, only=only):
-            if row["end_known"] and not chunk["count"]:
+        # others have nothing to look at
+        only = set(stored["face"]["frame"].to_pylist()) if "face" in stored else None
+        for chunk in decode_carefully(row, job.config, marks, only):
+            if row["end_known"] and not chunk["count"] and chunk["error"] is None:
                 continue  # the end is on record already; this row would only say it again
             yield _to_flow(chunk, row, stored)
 
@@ -125,12 +133,13 @@ def write_chunks(rows: pa.Table, job: Job) -> pa.Table:
     faces = rows["face_index"].combine_chunks().value_lengths().fill_null(0).cast(pa.int64())
     failed = rows["error"].combine_chunks().is_valid()
     # an error is no end that may be believed later: other bytes or another decoder may get further
-    last = pc.and_(rows["last"].combine_chunks(), pc.invert(failed))
+    sound = pc.invert(failed)
+    last = pc.and_(rows["last"].combine_chunks(), sound)
     ledger = pa.table(
         [rows["clip_id"], rows["fingerprint"], rows["first"], counts, faces, last, rows["video"]],
         schema=store.LEDGER,
     )
-    worth_noting = pc.or_(pc.greater(counts, 0), last)
+    worth_noting = pc.and_(pc.or_(pc.greater(counts, 0), last), sound)
     for shard in rows["shard"].unique().to_pylist():
         for slot, version in job.versions.items():
             asked = pa.array([slot in (slots or ()) for slots in rows["slots"].to_pylist()])

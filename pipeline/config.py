@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from pipeline.errors import ConfigError
 
@@ -138,6 +139,29 @@ class ActorsConfig(_Section):
         return self.pools or (PoolConfig(size=self.size, gpus=self.gpus),)
 
 
+class FaultsConfig(_Section):
+    """What becomes of clips that kill or hang their process, and of a run that is told to stop."""
+
+    attempts: int = Field(
+        default=3, ge=2, description="A clip whose process dies this often is quarantined; the last attempts are alone."
+    )
+    decode_limit_s: float = Field(
+        default=300.0, gt=0, description="Decoding a chunk longer than this, waiting for its bytes included, is a hang."
+    )
+    annotate_limit_s: float = Field(
+        default=600.0, gt=0, description="An actor that takes longer than this for one batch of chunks hangs."
+    )
+    decode_memory_mb: int = Field(
+        default=4096, ge=256, description="Memory that decoding may take after a death, in a process of its own."
+    )
+    annotate_memory_mb: int = Field(
+        default=16384, ge=256, description="Memory that annotating may take after two deaths, in a process of its own."
+    )
+    stop_grace_s: float = Field(
+        default=20.0, ge=0, description="After a SIGTERM, what is under way is finished and written for this long."
+    )
+
+
 class StoreConfig(_Section):
     """How tables are written."""
 
@@ -202,8 +226,36 @@ class StorageConfig(_Section):
     """Options of the storage behind every URI, given to fsspec."""
 
     options: dict[str, Any] = Field(
-        default_factory=dict, description="fsspec options, for example {endpoint_url: ..., anon: true} for s3://."
+        default_factory=dict,
+        repr=False,  # they may hold keys
+        description="fsspec options, such as {endpoint_url: ..., profile: ...} or {anon: true} for s3://. "
+        "What may be a secret is shown as ***; better name a profile, or leave it to the environment.",
     )
+
+    @field_serializer("options", when_used="json")
+    def _hide_secrets(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {name: _shown(name, value) for name, value in options.items()}
+
+
+#: options of storage that are no secrets whatever their value; all others are hidden, known or not
+_SHOWN_OPTIONS = frozenset(
+    {
+        *("addressing_style", "anon", "connect_timeout", "default_block_size", "default_cache_type", "endpoint_url"),
+        *("max_attempts", "max_concurrency", "max_pool_connections", "mode", "profile", "project", "read_timeout"),
+        *("region_name", "requester_pays", "signature_version", "use_ssl", "verify"),
+    }
+)
+
+
+def _shown(name: str, value: Any) -> Any:
+    """An option of the storage as people may see it."""
+    if isinstance(value, dict):
+        return {inner: _shown(inner, of_inner) for inner, of_inner in value.items()}
+    if value is None or isinstance(value, bool):
+        return value
+    if name not in _SHOWN_OPTIONS:
+        return "***"
+    return re.sub(r"//[^/@]*@", "//***@", value) if isinstance(value, str) else value
 
 
 class RayConfig(_Section):
@@ -239,6 +291,7 @@ class Config(_Section):
     decode: DecodeConfig = DecodeConfig()
     models: ModelsConfig = ModelsConfig()
     actors: ActorsConfig = ActorsConfig()
+    faults: FaultsConfig = FaultsConfig()
     store: StoreConfig = StoreConfig()
     lease: LeaseConfig = LeaseConfig()
     tracks: TracksConfig = TracksConfig()
@@ -254,6 +307,13 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"setting {path!r}: {name!r} is a value, not a section")
     tree[leaf] = value
+
+
+def _value(place: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:  # its message repeats the text, which may be a secret
+        raise ConfigError(f"{place}: the value cannot be read as YAML; put it in quotes") from None
 
 
 def load_config(
@@ -283,12 +343,12 @@ def load_config(
             )
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(ENV_PREFIX):
-            _put(tree, name.removeprefix(ENV_PREFIX).lower().replace("__", "."), yaml.safe_load(value))
+            _put(tree, name.removeprefix(ENV_PREFIX).lower().replace("__", "."), _value(name, value))
     for assignment in assignments:
         path, equals, value = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment!r}: write it as section.name=value, for example decode.every=5")
-        _put(tree, path.strip(), yaml.safe_load(value))
+        _put(tree, path.strip(), _value(f"--set {path}", value))
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

@@ -32,7 +32,7 @@ from av.stream import Discard, Disposition
 from pipeline import files
 from pipeline.config import DecodeConfig
 from pipeline.cutting import Chunk, Needed, empty_row, unseen_rows
-from pipeline.errors import ClipError
+from pipeline.errors import UNEXPECTED, ClipError
 from pipeline.intervals import complement
 from pipeline.planes import DEGREES, Upright
 from pipeline.schema import CHUNK
@@ -103,10 +103,8 @@ def decode_clip(
         error = problem
     except av.FFmpegError as problem:
         error = ClipError(f"frame {tally.decoded - 1} cannot be converted: {_reason(problem)}", "unsupported_pixels")
-    except OSError as problem:
-        error = ClipError(f"reading failed after {tally.decoded} frames: {problem}", "unreadable")
     except Exception as problem:  # one that leaves the task would fail the whole job
-        error = ClipError(f"unexpected {type(problem).__name__}: {problem}", "unexpected")
+        error = _of_reading(problem, clip["uri"], tally.decoded)
     if needed.nothing:
         yield from unseen_rows(clip, gaps, 0, None)
         return
@@ -118,7 +116,20 @@ def decode_clip(
         yield chunk.row(clip)
     chunk = None
     details = {"stage": tally.stage, "error_class": error.reason_class, "message": str(error)}
-    yield empty_row(clip, tally.sampled) | {"last": True, "video": tally.video(), "error": details}
+    yield error_row(clip, tally.sampled, details, tally.video())
+
+
+def _of_reading(problem: Exception, uri: str, decoded: int) -> ClipError:
+    if files.is_storage_error(problem):
+        return ClipError(f"reading failed after {decoded} frames: {problem}", files.reading_failed(uri))
+    return ClipError(f"unexpected {type(problem).__name__}: {problem}", UNEXPECTED)
+
+
+def error_row(
+    clip: Mapping[str, Any], first: int, error: Mapping[str, Any], video: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The last row of a clip that cannot be decoded any further; `first` is the ordinal of the frame that is lost."""
+    return empty_row(clip, first) | {"last": True, "video": video, "error": dict(error)}
 
 
 def chunks_to_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:

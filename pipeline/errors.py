@@ -12,6 +12,9 @@ Every class takes its message alone, so that it survives pickling between Ray wo
 
 #: error class of clips that failed by a mistake of ours and not of their own; they are tried again by the next run
 UNEXPECTED = "unexpected"
+#: error class of clips whose storage gave no answer, or broke off, after all retries; they are tried again, too
+UNREACHABLE = "unreachable"
+TRIED_AGAIN = frozenset({UNEXPECTED, UNREACHABLE})
 
 
 class FaceatlasError(Exception):

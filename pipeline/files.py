@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from pipeline.errors import ClipError, ConfigError
+from pipeline.errors import UNREACHABLE, ClipError, ConfigError
 
 BLOCK_BYTES = 4 << 20  # one request; several of them are kept, since audio and video of one file may lie far apart
 CACHE_BLOCKS = 8
@@ -39,6 +39,7 @@ _AUDIO = """
 MEDIA_SUFFIXES = frozenset((_VIDEO + _AUDIO).split())
 
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*(://|::)")
+_CLIENTS = frozenset({"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "requests", "urllib3"})
 _SAFE_SHARD = re.compile(r"[A-Za-z0-9._-]{1,120}")
 
 
@@ -122,6 +123,16 @@ def fingerprint(info: Mapping[str, Any]) -> str:
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def is_storage_error(error: BaseException) -> bool:
+    """Whether storage or the network failed: an OSError, or an error of the clients behind s3://, gs:// and https://."""
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in _CLIENTS
+
+
+def reading_failed(uri: str) -> str:
+    """Error class of a file that is there and cannot be read; of remote storage it may be read another time."""
+    return "unreadable" if uri.startswith("file://") else UNREACHABLE
 
 
 def check_protocol(uri: str) -> None:
@@ -238,10 +249,12 @@ def open_clip(clip: Mapping[str, Any], storage_options: Mapping[str, Any] | None
     """Open the video file of a clip, a row of `schema.CLIP`, wherever it lies.
 
     Returns:
-        Seekable binary file, at its begin; of a tar member, a window over the tar.
+        Seekable binary file, at its begin; of a tar member, a window over the tar. Reads of remote files are ranges,
+        each with the bounded retries of its client (s3fs: 5 in the body and 5 before it), and come whole or raise.
 
     Raises:
-        ClipError: `missing_file`, `empty_file`, `truncated` (its tar is), or `unreadable` though it is there.
+        ClipError: `missing_file`, `empty_file`, `truncated` (its tar is), `unreadable` though it is there, or
+            `unreachable`: its storage does not answer.
     """
     uri, member = clip["uri"], clip.get("member")
     try:
@@ -262,8 +275,13 @@ def open_clip(clip: Mapping[str, Any], storage_options: Mapping[str, Any] | None
         raise ClipError(f"{uri} is a folder, not a file", "unreadable") from error
     except PermissionError as error:
         raise ClipError(f"no permission to read {uri}", "unreadable") from error
-    except (OSError, ValueError, ConfigError) as error:  # ValueError: a web server that cannot give parts of a file
-        raise ClipError(f"{uri} cannot be read: {getattr(error, 'strerror', None) or error}", "unreadable") from error
+    except (ValueError, ConfigError) as error:  # ValueError: a web server that cannot give parts of a file
+        raise ClipError(f"{uri} cannot be read: {error}", "unreadable") from error
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ClipError(f"{uri} cannot be read: {reason}", reading_failed(uri)) from error
     if not size:
         file.close()
         raise ClipError(f"{uri if member is None else member} holds no bytes", "empty_file")

@@ -45,7 +45,14 @@ CLIP = pa.schema(
     ]
 )
 
-ERROR = pa.struct([("stage", pa.string()), ("error_class", pa.string()), ("message", pa.string())])
+ERROR = pa.struct(
+    [
+        ("stage", pa.string()),
+        ("error_class", pa.string()),
+        ("message", pa.string()),
+        ("attempts", pa.int32()),  # null: it was tried once
+    ]
+)
 
 VIDEO = pa.struct(
     [

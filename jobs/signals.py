@@ -1,0 +1,33 @@
+"""SIGTERM, as a job stop or a pre-empted node sends it, ends a run in order."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pipeline.stopping import Stop
+
+EXIT_STOPPED = 128 + signal.SIGTERM
+
+
+@contextmanager
+def on_sigterm(grace_s: float) -> Iterator[tuple[Stop, Callable[[], None]]]:
+    """While the body runs, SIGTERM is a wish to stop.
+
+    Yields:
+        The wish, and a function that listens for it again: connecting to Ray puts a handler of Ray's own in place.
+    """
+    stop = Stop(grace_s)
+    if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
+        yield stop, lambda: None
+        return
+
+    def listen() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: stop.request())
+
+    before = signal.getsignal(signal.SIGTERM)
+    listen()
+    try:
+        yield stop, listen
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
