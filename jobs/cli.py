@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from jobs import demo as demo_job
-from jobs.annotate import annotate, console, resolve, settings, wanted_of
-from jobs.options import BundleOption, ConfigOption, CorpusArgument, EveryOption, OutArgument, SetOption, exit_on_error
-from pipeline import annotate as flow
+from jobs import models as models_job
+from jobs.annotate import annotate, console, settings
+from jobs.export import export
+from jobs.options import BundleOption, ConfigOption, OutArgument, SetOption, exit_on_error
+from jobs.plan import plan
 from pipeline.config import describe
-from pipeline.sources import read_corpus
 from pipeline.status import read_status
 
 app = typer.Typer(
@@ -20,49 +21,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(annotate)
+app.command()(export)
+app.add_typer(models_job.app, name="models")
+app.command()(plan)
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
-
-
-@app.command()
-def plan(
-    corpus: CorpusArgument,
-    out: OutArgument,
-    bundle: BundleOption = "pyfeat",
-    every: EveryOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show what `annotate` with the same arguments would do; changes nothing.
-
-    Example: faceatlas plan videos/ out/ --bundle my_bundle.yaml
-    """
-    with exit_on_error():
-        chosen = settings(config, assignments, every)
-        models = resolve(bundle, chosen)
-        corpus_read = read_corpus(corpus, chosen)
-        wanted = wanted_of(models)
-        difference = flow.plan_run(corpus_read, out, wanted, chosen)
-    reasons: dict[str, int] = {}
-    for reason in difference.reasons.values():
-        reasons[reason] = reasons.get(reason, 0) + 1
-    if as_json:
-        summary = {
-            "clips": difference.clips.num_rows,
-            "to_do": len(difference.reasons),
-            "ignored": len(corpus_read.ignored),
-            "reasons": reasons,
-            "slots": difference.counts,
-            "versions": dict(wanted.versions),
-        }
-        print(json.dumps(summary, indent=2))
-        return
-    console.print(f"{difference.clips.num_rows} clips, {len(difference.reasons)} with work to do")
-    for reason, clips in sorted(reasons.items()):
-        console.print(f"  {clips} clips: {reason}")
-    for slot, counts in difference.counts.items():
-        states = ", ".join(f"{n} {state}" for state, n in counts.items())
-        console.print(f"  {slot:<12} version {wanted.versions[slot]}: {states}")
 
 
 @app.command()

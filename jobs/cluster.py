@@ -1,12 +1,12 @@
-"""Connecting to a Ray cluster, or starting one on this machine; and the actor pools that fit it."""
+"""Connecting to a Ray cluster, or starting one on this machine; and the actor pools that fit it.
+
+Ray and torch take seconds to load, so only what needs them imports them: a run without work does not.
+"""
 
 import logging
 import os
 from collections.abc import Sequence
 
-import ray
-
-from actors.annotator import Annotator
 from actors.bundles import Bundle
 from pipeline.annotate import Stage, fit_pools
 from pipeline.config import Config
@@ -26,6 +26,8 @@ def start_ray(config: Config) -> None:
     Raises:
         ConfigError: the address does not answer.
     """
+    import ray
+
     if ray.is_initialized():
         return
     address = config.ray.address or os.environ.get("RAY_ADDRESS")
@@ -55,6 +57,10 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
     Raises:
         ConfigError: a pool names a slot that is not in the bundle, a slot has two pools or none, or comes too late.
     """
+    import ray
+
+    from actors.annotator import Annotator
+
     alive = [node for node in ray.nodes() if node["Alive"]]
     pools = fit_pools(config.actors.resolved_pools(), ray.cluster_resources(), len(alive))
     assigned = assign_slots([pool.slots for pool in pools], bundle)
@@ -70,6 +76,7 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
             "keep_frames": i + 1 < len(pools),
             "cache": config.models.cache,
             "precision": config.actors.precision,
+            "storage_options": config.storage.options,
         }
         stages.append(Stage(Annotator, arguments, pool, slots))
     return stages

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ray.exceptions import RayError, RayTaskError
 
 from actors.errors import ModelError
 from jobs.signals import EXIT_STOPPED
@@ -44,15 +43,22 @@ def exit_on_error() -> Iterator[None]:
     except (FaceatlasError, ModelError, PermissionError) as error:
         print(f"faceatlas: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
-    except RayError as error:
-        cause = error.cause if isinstance(error, RayTaskError) else error
+    except Exception as error:
+        cause = _cause(error)
+        if cause is None:
+            raise
         print(
             f"faceatlas: the run failed: {cause}\nWhat was finished is kept; the same command does the rest.",
             file=sys.stderr,
         )
         raise typer.Exit(1) from error
-    except Exception as error:
-        if not is_storage_error(error):
-            raise
-        print(f"faceatlas: the storage failed: {error}\nThe same command tries again.", file=sys.stderr)
-        raise typer.Exit(1) from error
+
+
+def _cause(error: Exception) -> BaseException | None:
+    """What failed, if it is Ray, a task on it, or the storage; None: it is a mistake of ours, to be seen in full."""
+    if "ray" in sys.modules:  # Ray is loaded by runs that have work
+        from ray.exceptions import RayError, RayTaskError
+
+        if isinstance(error, RayError):
+            return error.cause if isinstance(error, RayTaskError) else error
+    return error if is_storage_error(error) else None

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from pipeline import schema, store
 from pipeline.chunks import Job
@@ -40,6 +39,8 @@ def aggregate(
     output = job.open()
     identities_path = f"{store.partition('identities', versions['identities'])}/identities.parquet"
     if not output.exists(identities_path):
+        import ray  # not before it is needed: a run without work does not wait for it to load
+
         start_ray()
         clips = store.read_version(output, "clips", versions["clips"], ["clip_id", "shard", "status"])
         done = clips.filter(pc.equal(clips["status"], "done"))

@@ -5,24 +5,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, cast
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
-import ray
-import ray.data
 
-from pipeline import aggregate, chunks, schema, store
+from pipeline import aggregate, chunks, lease, schema, store
 from pipeline.attempts import Marks
 from pipeline.careful import Careful
 from pipeline.chunks import Job
 from pipeline.config import Config, PoolConfig
 from pipeline.errors import TRIED_AGAIN, ConfigError, OutputError
-from pipeline.keeper import start_keeper
 from pipeline.plan import Plan, make_plan
 from pipeline.sources import Corpus
 from pipeline.stopping import Stop
 from pipeline.tally import Tally
 from pipeline.versions import aggregate_version, clips_version
+
+if TYPE_CHECKING:  # a run without work does not wait for Ray to load
+    import ray.data
 
 _CPU_CHUNKS, _GPU_CHUNKS = 1, 4  # a GPU wants more faces at once; on a CPU a second chunk only takes memory
 _WRITE_CPUS = 0.1  # writing waits for storage; it must find a place beside decoders and actors
@@ -112,7 +113,7 @@ def all_versions(annotation: Annotation, config: Config) -> dict[str, str]:
 def plan_run(corpus: Corpus, out: str, annotation: Annotation, config: Config) -> Plan:
     """What `annotate` would do; reads the output, changes nothing."""
     output = store.open_output(out, config.storage.options)
-    return make_plan(corpus, output, all_versions(annotation, config), annotation.needs)
+    return make_plan(corpus, output, all_versions(annotation, config), annotation.needs, config.decode.chunk_frames)
 
 
 def annotate(
@@ -139,15 +140,33 @@ def annotate(
 
     Raises:
         StoppedError: told to stop while nothing could be finished any more.
+        LeaseError: another run holds the output, or took it over.
         OutputError: the output cannot be written, or the flow failed; what was committed stays.
         ConfigError: a pool cannot run on this cluster.
     """
-    started = time.monotonic()
     stop = stop or Stop(config.faults.stop_grace_s)
     run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    output = store.open_output(out, config.storage.options)
+    with lease.hold(store.open_output(out, config.storage.options), f"run {run}", config.lease) as held:
+        return _annotate(corpus, out, annotation, make_stages, start_ray, config, progress, stop, run, held)
+
+
+def _annotate(
+    corpus: Corpus,
+    out: str,
+    annotation: Annotation,
+    make_stages: Callable[[], Sequence[Stage]],
+    start_ray: Callable[[], None],
+    config: Config,
+    progress: Callable[[Tally], None],
+    stop: Stop,
+    run: str,
+    held: lease.Lease,
+) -> Report:
+    """`annotate` under its lease."""
+    started = time.monotonic()
+    output = held.output
     versions = all_versions(annotation, config)
-    plan = make_plan(corpus, output, versions, annotation.needs)
+    plan = make_plan(corpus, output, versions, annotation.needs, config.decode.chunk_frames)
     seconds = {"plan": time.monotonic() - started}
     _put_first_versions_in_force(output, versions)
     _drop_stale(output, plan, annotation.versions)
@@ -156,12 +175,15 @@ def annotate(
     progress(tally)
     begun = time.monotonic()
     if plan.work.num_rows:
+        from pipeline.keeper import start_keeper  # it imports Ray, which a run without work does not need
+
         start_ray()
         marks = start_keeper(out, config.storage.options)
         job = Job(out, config, annotation.versions)
         with stop.draining(marks.stop):
             flow = build_flow(plan.work, job, marks, make_stages())
             for accounts in flow.iter_batches(batch_size=None, batch_format="pyarrow"):
+                held.check()
                 tally.add(accounts)
                 progress(tally)
         marks.finish(tally.ended)
@@ -174,6 +196,7 @@ def annotate(
         snapshot = aggregate_version(output, versions, config, cosine)
         versions |= {"tracks": snapshot, "identities": snapshot}
         tracks, identities = aggregate.aggregate(out, versions, config, cosine, start_ray)
+        held.check()
         before = store.read_current(output).get("tracks", snapshot)
         store.switch_current(output, _by_table(versions))
         aggregate.drop_old_snapshots(output, {snapshot, before})
@@ -196,8 +219,10 @@ def annotate(
     return report
 
 
-def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) -> ray.data.Dataset:
+def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) -> "ray.data.Dataset":
     """The Ray Dataset of a run: from work rows (plan.WORK) to accounts (chunks.ACCOUNT)."""
+    import ray.data
+
     config = job.config
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = config.ray.block_mb << 20
@@ -296,12 +321,7 @@ def _put_first_versions_in_force(output: store.Output, versions: Mapping[str, st
 
 
 def _drop_stale(output: store.Output, plan: Plan, versions: Mapping[str, str]) -> None:
-    stale: dict[str, list[str]] = {}
-    for row in plan.clips.select(["clip_id", "shard"]).to_pylist():
-        state = plan.states.get(row["clip_id"])
-        if state is not None and state.stale:
-            stale.setdefault(row["shard"], []).append(row["clip_id"])
-    for shard, clip_ids in stale.items():
+    for shard, clip_ids in plan.stale.items():
         for slot, version in versions.items():
             store.drop_clips(output, schema.TABLE_OF_SLOT[slot], version, shard, clip_ids)
 
@@ -336,7 +356,7 @@ def _record_run(
         "ignored": corpus.ignored,
         # storage options may hold keys and tokens
         "config": config.model_dump(mode="json", exclude={"storage": {"options"}}),
-        "software": {"ray": ray.__version__, "pyarrow": pa.__version__},
+        "software": {"ray": metadata.version("ray"), "pyarrow": pa.__version__},
     }
     try:
         store.write_bytes(output, f"runs/{report.run}.json", (json.dumps(record, indent=2) + "\n").encode())

@@ -14,7 +14,7 @@ import signal
 import sys
 import traceback
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,9 @@ from pipeline.errors import UNEXPECTED
 # -- decoding ---------------------------------------------------------------------------------------------------------
 
 
-def decode_carefully(row: Mapping[str, Any], config: Config, marks: Marks) -> Iterator[dict[str, Any]]:
+def decode_carefully(
+    row: Mapping[str, Any], config: Config, marks: Marks, only: Collection[int] | None = None
+) -> Iterator[dict[str, Any]]:
     """As decode.decode_clip, for a row of plan.WORK, whatever the clip does to its process.
 
     Yields nothing more once the run is to stop; the clip then has no last row, and the next run does the rest.
@@ -42,9 +44,9 @@ def decode_carefully(row: Mapping[str, Any], config: Config, marks: Marks) -> It
     (deaths,) = marks.hold([mark])
     try:
         if deaths:
-            chunks = _decode_alone(row, config, have, mark, marks)
+            chunks = _decode_alone(row, config, have, only, mark, marks)
         else:
-            chunks = decode_clip(row, config.decode, config.storage.options, have=have)
+            chunks = decode_clip(row, config.decode, config.storage.options, have=have, only=only)
             chunks = guard.timed(chunks, config.faults.decode_limit_s)
         for chunk in chunks:
             yield chunk
@@ -55,16 +57,21 @@ def decode_carefully(row: Mapping[str, Any], config: Config, marks: Marks) -> It
 
 
 def _decode_alone(
-    row: Mapping[str, Any], config: Config, have: Sequence[tuple[int, int]], mark: Mark, marks: Marks
+    row: Mapping[str, Any],
+    config: Config,
+    have: Sequence[tuple[int, int]],
+    only: Collection[int] | None,
+    mark: Mark,
+    marks: Marks,
 ) -> Iterator[dict[str, Any]]:
     limits = guard.Limits(config.faults.decode_limit_s, config.faults.decode_memory_mb)
     given, first = 0, 0
     while True:
         try:
             with guard.Child(partial(_decoder, config), limits, "decoding") as child:
-                for number, chunk in enumerate(child.run((row, have))):
+                for number, chunk in enumerate(child.run((row, have, only))):
                     if number >= given:  # earlier ones came out of the attempt before
-                        given, first = given + 1, chunk["first"] + len(chunk["frames"])
+                        given, first = given + 1, chunk["first"] + chunk["count"]
                         yield chunk
             return
         except (guard.ChildDiedError, guard.ChildRaisedError) as error:
@@ -78,8 +85,8 @@ def _decode_alone(
 
 def _decoder(config: Config) -> Callable[[Any], Iterable[Any]]:
     def decode(request: tuple) -> Iterator[dict[str, Any]]:
-        row, have = request
-        return decode_clip(row, config.decode, config.storage.options, have=have)
+        row, have, only = request
+        return decode_clip(row, config.decode, config.storage.options, have=have, only=only)
 
     return decode
 

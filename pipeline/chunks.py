@@ -29,7 +29,7 @@ ACCOUNT = pa.schema(
     ]
 )
 
-_RESULTS = ("face_index", *schema.SLOTS)
+_RESULTS = ("face_index", "face_number", *schema.SLOTS)
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ def decode_clips(work: pa.Table, job: Job, marks: Marks) -> Iterator[pa.Table]:
     """
     for row in work.to_pylist():
         stored = _read_stored(job, row) if row["stored"] else {}
-        for chunk in decode_carefully(row, job.config, marks):
-            if row["end_known"] and not chunk["frames"] and chunk["error"] is None:
+        only = set(stored["face"]["frame"].to_pylist()) if "face" in stored else None  # others have nothing to look at
+        for chunk in decode_carefully(row, job.config, marks, only):
+            if row["end_known"] and not chunk["count"] and chunk["error"] is None:
                 continue  # the end is on record already; this row would only say it again
             yield _to_flow(chunk, row, stored)
 
@@ -103,6 +104,7 @@ def _stored_results(frames: list[int], stored: Mapping[str, pa.Table]) -> dict[s
         ]
         results[slot] = np.concatenate(columns, axis=1).ravel()
         results["face_index"] = np.array([place[frame] for frame in rows["frame"].to_pylist()], np.int32)
+        results["face_number"] = rows["face"].to_numpy()
     return results
 
 
@@ -126,14 +128,14 @@ def write_chunks(rows: pa.Table, job: Job) -> pa.Table:
     computed from its stored boxes, so that all tables speak of the same faces.
     """
     output = job.open()
-    counts = rows["frames"].combine_chunks().value_lengths().fill_null(0)
+    counts = rows["count"].combine_chunks()
     faces = rows["face_index"].combine_chunks().value_lengths().fill_null(0).cast(pa.int64())
     failed = rows["error"].combine_chunks().is_valid()
     # an error is no end that may be believed later: other bytes or another decoder may get further
     sound = pc.invert(failed)
     last = pc.and_(rows["last"].combine_chunks(), sound)
     ledger = pa.table(
-        [rows["clip_id"], rows["fingerprint"], rows["first"], counts.cast(pa.int64()), faces, last, rows["video"]],
+        [rows["clip_id"], rows["fingerprint"], rows["first"], counts, faces, last, rows["video"]],
         schema=store.LEDGER,
     )
     worth_noting = pc.and_(pc.or_(pc.greater(counts, 0), last), sound)
@@ -178,12 +180,19 @@ def slot_rows(rows: pa.Table, slot: str, embedding_dtype: str = "float32") -> pa
     columns: dict[str, pa.Array] = {
         "clip_id": rows["clip_id"].combine_chunks().take(pa.array(row_F)),
         "frame": frames.drop_null().flatten().take(pick),
-        "face": pa.array(_rank_within_frame(row_F, position_F), pa.int32()),
+        "face": pa.array(_face_numbers(rows["face_number"].combine_chunks(), row_F, position_F), pa.int32()),
     }
     if slot == "face":
         columns["time"] = rows["times"].combine_chunks().drop_null().flatten().take(pick)
     columns |= _value_columns(rows[slot].combine_chunks(), slot, target, len(row_F))
     return pa.table([columns[name] for name in target.names], schema=target)
+
+
+def _face_numbers(stored: pa.Array, row_F: np.ndarray, position_F: np.ndarray) -> np.ndarray:
+    """Number of each face within its frame: that of the stored face, which may follow a gap, else its rank."""
+    numbers = _rank_within_frame(row_F, position_F)
+    numbers[stored.is_valid().to_numpy(zero_copy_only=False)[row_F]] = stored.drop_null().flatten().to_numpy()
+    return numbers
 
 
 def _rank_within_frame(row_F: np.ndarray, position_F: np.ndarray) -> np.ndarray:

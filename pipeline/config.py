@@ -175,6 +175,21 @@ class StoreConfig(_Section):
     )
 
 
+class LeaseConfig(_Section):
+    """The lease that keeps two runs from one output."""
+
+    renew_s: float = Field(default=15.0, gt=0, description="Seconds between two heartbeats of a run.")
+    expires_s: float = Field(
+        default=60.0, gt=0, description="A run whose heartbeat is older is dead; another may take its place."
+    )
+
+    @model_validator(mode="after")
+    def _several_beats(self) -> "LeaseConfig":
+        if self.expires_s < 2 * self.renew_s:
+            raise ValueError(f"expires_s={self.expires_s:g} must be at least twice renew_s={self.renew_s:g}")
+        return self
+
+
 class TracksConfig(_Section):
     """How the faces of one clip become tracks. Lengths count sampled frames."""
 
@@ -265,7 +280,7 @@ class ModelsConfig(_Section):
         description="Folder (any fsspec URI) laid out like the hub, <owner>/<repository>/<file>; null: the hub.",
     )
     cache: str | None = Field(
-        default=None, description="Folder for files fetched from a mirror; null: the user's cache folder."
+        default=None, description="Folder for weight files of hub and mirror; null: the user's cache folders."
     )
 
 
@@ -278,6 +293,7 @@ class Config(_Section):
     actors: ActorsConfig = ActorsConfig()
     faults: FaultsConfig = FaultsConfig()
     store: StoreConfig = StoreConfig()
+    lease: LeaseConfig = LeaseConfig()
     tracks: TracksConfig = TracksConfig()
     identities: IdentitiesConfig = IdentitiesConfig()
     storage: StorageConfig = StorageConfig()

@@ -19,9 +19,9 @@ file (a playlist, say) cannot make FFmpeg open others.
 import io
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -31,8 +31,10 @@ from av.stream import Discard, Disposition
 
 from pipeline import files
 from pipeline.config import DecodeConfig
+from pipeline.cutting import Chunk, Needed, empty_row, unseen_rows
 from pipeline.errors import UNEXPECTED, ClipError
-from pipeline.planes import DEGREES, Layout, Upright
+from pipeline.intervals import complement
+from pipeline.planes import DEGREES, Upright
 from pipeline.schema import CHUNK
 
 av.logging.set_level(av.logging.PANIC)  # prints nothing; errors then carry FFmpeg's reason, which they else do not
@@ -47,6 +49,7 @@ def decode_clip(
     config: DecodeConfig,
     storage_options: Mapping[str, Any] | None = None,
     have: Iterable[tuple[int, int]] = (),
+    only: Collection[int] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Decode one clip, chunk by chunk.
 
@@ -59,43 +62,57 @@ def decode_clip(
         clip: row of `schema.CLIP`.
         config: sampling, and the size of chunks.
         storage_options: for fsspec.
-        have: (first, count) of sampled ordinals that are stored already: they are not copied, chunks are cut there.
+        have: (first, count) of sampled ordinals that are stored already: they are not copied, chunks are cut there. If
+            they reach to `intervals.END`, decoding stops where nothing is missing any more.
+        only: indices of the frames that are looked at; all others count as seen, but are not copied. None: all.
 
     Yields:
         Rows of `schema.CHUNK`; `planes` is a uint8 array, (bytes,), or None without frames. There is exactly one row
-        with `last`, the final one, also when nothing is left to do. What the clip does wrong never raises: it is the
+        with `last`, the final one, also when nothing is left to do; without `video` if decoding stopped before the
+        clip's end. What the clip does wrong never raises: it is the
         `error` of the last row, which then has no frames; frames decoded before it come in rows of their own.
     """
-    stored = _Intervals(have)
+    have = list(have)
+    stored, gaps = _Intervals(have), complement(have)
+    needed = Needed(gaps, only)
     tally = _Tally()
-    chunk: _Chunk | None = None
+    chunk: Chunk | None = None
     error: ClipError | None = None
     upright = Upright()
     try:
         with ExitStack() as stack:
-            video = _open_video(clip, config, storage_options, stack)
-            tally.describe(video.stream)
-            for index, time, frame in _sampled_frames(video, clip, config, tally, upright):
+            frames: Iterable[tuple[int, float | None, av.VideoFrame]] = ()
+            if not needed.nothing:
+                video = _open_video(clip, config, storage_options, stack)
+                tally.describe(video.stream)
+                frames = _sampled_frames(video, clip, config, tally, upright)
+            for index, time, frame in frames:
                 ordinal = tally.sampled - 1
-                wanted = ordinal not in stored
-                layout = upright.layout(frame) if wanted else None
-                if chunk is not None and (layout != chunk.layout or chunk.full):
+                if needed.ends_before(ordinal, index):
+                    yield from unseen_rows(clip, gaps, ordinal, chunk)
+                    return
+                missing = ordinal not in stored
+                layout = upright.layout(frame) if missing and (only is None or index in only) else None
+                if chunk is not None and (not missing or chunk.ends_before(layout)):
                     yield chunk.row(clip)
                     chunk = None  # before the next one is allocated: two chunks, not three
-                if layout is not None:
-                    chunk = chunk or _Chunk(ordinal, layout, _capacity(layout, config))
-                    chunk.add(index, time, frame, upright)
+                if missing:
+                    chunk = chunk or Chunk(ordinal, config)
+                    chunk.add(index, time, frame, layout, upright)
     except ClipError as problem:
         error = problem
     except av.FFmpegError as problem:
         error = ClipError(f"frame {tally.decoded - 1} cannot be converted: {_reason(problem)}", "unsupported_pixels")
     except Exception as problem:  # one that leaves the task would fail the whole job
         error = _of_reading(problem, clip["uri"], tally.decoded)
+    if needed.nothing:
+        yield from unseen_rows(clip, gaps, 0, None)
+        return
     if error is None:
-        final = chunk.row(clip) if chunk is not None else _row(clip, tally.sampled)
+        final = chunk.row(clip) if chunk is not None else empty_row(clip, tally.sampled)
         yield final | {"last": True, "video": tally.video()}
         return
-    if chunk is not None and chunk.frames:
+    if chunk is not None and chunk.count:
         yield chunk.row(clip)
     chunk = None
     details = {"stage": tally.stage, "error_class": error.reason_class, "message": str(error)}
@@ -112,7 +129,7 @@ def error_row(
     clip: Mapping[str, Any], first: int, error: Mapping[str, Any], video: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The last row of a clip that cannot be decoded any further; `first` is the ordinal of the frame that is lost."""
-    return _row(clip, first) | {"last": True, "video": video, "error": dict(error)}
+    return empty_row(clip, first) | {"last": True, "video": video, "error": dict(error)}
 
 
 def chunks_to_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -139,57 +156,6 @@ def _planes_array(planes: Any) -> pa.LargeBinaryArray:
     data = pa.py_buffer(planes)
     offsets = pa.py_buffer(np.array([0, data.size], np.int64))
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, data])
-
-
-# -- chunks -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Chunk:
-    """Frames of one layout with consecutive ordinals, copied end to end into one buffer."""
-
-    first: int
-    layout: Layout
-    capacity: int
-    frames: list[int] = field(default_factory=list)
-    times: list[float | None] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        # pages that are never written cost no memory, so a clip shorter than a chunk pays for its frames only
-        self.buffer = np.empty(self.capacity * self.layout.frame_bytes, np.uint8)
-
-    @property
-    def full(self) -> bool:
-        return len(self.frames) == self.capacity
-
-    def add(self, index: int, time: float | None, frame: av.VideoFrame, upright: Upright) -> None:
-        begin = len(self.frames) * self.layout.frame_bytes
-        upright.copy(frame, self.buffer[begin : begin + self.layout.frame_bytes])
-        self.frames.append(index)
-        self.times.append(time)
-
-    def row(self, clip: Mapping[str, Any]) -> dict[str, Any]:
-        layout = self.layout
-        return _row(clip, self.first) | {
-            "frames": self.frames,
-            "times": self.times,
-            "width": layout.width,
-            "height": layout.height,
-            "matrix": layout.matrix,
-            "full_range": layout.full_range,
-            "planes": self.buffer[: len(self.frames) * layout.frame_bytes],
-        }
-
-
-def _row(clip: Mapping[str, Any], first: int) -> dict[str, Any]:
-    """A row of `schema.CHUNK` without frames."""
-    empty = dict.fromkeys(("width", "height", "matrix", "full_range", "planes", "video", "error"))
-    named = {"clip_id": clip["clip_id"], "shard": clip["shard"], "first": first}
-    return {**named, "frames": [], "times": [], "last": False, **empty}
-
-
-def _capacity(layout: Layout, config: DecodeConfig) -> int:
-    return max(1, min(config.chunk_frames, config.chunk_mb * 1_000_000 // layout.frame_bytes))
 
 
 class _Intervals:

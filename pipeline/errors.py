@@ -4,6 +4,7 @@
     ├── ConfigError        a setting is wrong: the run stops before anything starts
     │   └── ManifestError  a manifest line is wrong: names the line and the column
     ├── OutputError        the output folder cannot be used, or its totals do not add up
+    │   └── LeaseError     another run holds the output, or has taken it over
     └── ClipError          what one clip does wrong: becomes a row in `quarantine`, never leaves its task
 
 Every class takes its message alone, so that it survives pickling between Ray workers.
@@ -30,6 +31,10 @@ class ManifestError(ConfigError):
 
 class OutputError(FaceatlasError):
     """The output cannot be read or written, or its totals do not add up."""
+
+
+class LeaseError(OutputError):
+    """Another run holds the output, or has taken it over; the message says who."""
 
 
 class ClipError(FaceatlasError):

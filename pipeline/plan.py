@@ -1,23 +1,27 @@
 """The difference between what is wanted and what is there: the whole job is to do it.
 
 wanted (clips x slots at their versions) - present (clips files and footers) = plan.
+
+A corpus may hold a million clips and its tables thirty million chunks, so a shard is compared as a whole, with Arrow
+(pipeline/shards.py). Only clips of which something but not all is stored become Python objects.
 """
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema, store
-from pipeline.errors import TRIED_AGAIN
+from pipeline.intervals import ClipState, complement
+from pipeline.shards import FORGOTTEN, QUARANTINED, ShardState, Wanted, read_shard_state
 from pipeline.sources import Corpus
 from pipeline.store import Output
+from pipeline.tombstones import read_tombstones
 
-END = 1 << 62  # beyond any frame count: "to the end of the clip"
-
-Interval = tuple[int, int]  # first sampled frame, count
+_SHARDS_AT_ONCE = 4  # reading footers is waiting on storage, comparing them is work
 
 #: one row per clip and set of missing slots
 WORK = pa.schema(
@@ -38,77 +42,19 @@ WORK = pa.schema(
     ]
 )
 
-
-@dataclass
-class ClipState:
-    """What is there of one clip. A run keeps it up to date as chunks are committed.
-
-    Attributes:
-        held: slot -> intervals of sampled frames whose results are stored.
-        paths: slot -> files that hold them, relative to the output.
-        end: sampled frames of the whole clip; None while unknown.
-        video: facts that came with the last chunk (schema.VIDEO).
-        faces: faces in the stored chunks.
-        error: stage, error_class, message; the clip is quarantined.
-        stale: it was annotated, but its bytes have changed since.
-    """
-
-    held: dict[str, list[Interval]] = field(default_factory=dict)
-    paths: dict[str, set[str]] = field(default_factory=dict)
-    end: int | None = None
-    video: dict | None = None
-    faces: int = 0
-    error: dict | None = None
-    stale: bool = False
-
-    def missing(self, slots: Sequence[str]) -> dict[tuple[str, ...], list[Interval]]:
-        """Sets of slots -> the intervals in which exactly these are missing; the last may reach to END."""
-        end = END if self.end is None else self.end
-        cuts = {0, end}
-        for intervals in self.held.values():
-            cuts.update(edge for first, count in intervals for edge in (first, first + count))
-        edges = sorted(edge for edge in cuts if edge <= end)
-        holds = {slot: _covered(self.held.get(slot, []), edges) for slot in slots}
-        result: dict[tuple[str, ...], list[Interval]] = {}
-        for i, (low, high) in enumerate(itertools.pairwise(edges)):
-            if missing := tuple(slot for slot in slots if not holds[slot][i]):
-                result.setdefault(missing, []).append((low, high - low))
-        return result
-
-    def add(self, slot: str, entry: Mapping) -> None:
-        """Take in a committed chunk of one slot: a row of store.LEDGER, with its `path` if that is known."""
-        if entry["count"]:
-            self.held.setdefault(slot, []).append((entry["first"], entry["count"]))
-            self.paths.setdefault(slot, set()).update([entry["path"]] if "path" in entry else [])
-        if slot == "face":
-            self.faces += entry["faces"]
-        if entry["last"]:
-            self.end = entry["first"] + entry["count"]
-            self.video = entry["video"]
-
-    def ended(self, slots: Sequence[str]) -> bool:
-        """Whether nothing of the clip is left to compute."""
-        return self.end is not None and not self.missing(slots)
-
-
-def _covered(intervals: Sequence[Interval], edges: Sequence[int]) -> list[bool]:
-    """For each pair of neighbouring edges, whether an interval covers it; edges include those of the intervals."""
-    place = {edge: i for i, edge in enumerate(edges)}
-    covered = [False] * max(0, len(edges) - 1)
-    for first, count in intervals:
-        for i in range(place.get(first, len(edges)), place.get(first + count, len(edges) - 1)):
-            covered[i] = True
-    return covered
-
-
-def complement(intervals: Iterable[Interval]) -> list[Interval]:
-    """The intervals of sampled frames, from 0 without end, that the given ones leave out."""
-    gaps, end = [], 0
-    for first, count in sorted(intervals):
-        if first > end:
-            gaps.append((end, first - end))
-        end = max(end, first + count)
-    return [*gaps, (end, END - end)] if end < END else gaps
+#: one row per shard, slot, state and reason
+SUMMARY = pa.schema(
+    [
+        schema.field("shard", pa.string(), "partition of the corpus"),
+        schema.field("slot", pa.string(), "slot of the bundle"),
+        schema.field("state", pa.string(), "present, missing, stale, quarantined or forgotten"),
+        schema.field("reason", pa.string(), "why it is missing or stale; null for the others"),
+        schema.field("clips", pa.int64(), "clips of which this is so"),
+        schema.field("frames", pa.int64(), "sampled frames to annotate in those of them whose length is known"),
+        schema.field("chunks", pa.int64(), "chunks that these frames make"),
+        schema.field("unknown", pa.int64(), "clips whose length nobody knows yet"),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -117,22 +63,42 @@ class Plan:
 
     Attributes:
         work: schema WORK.
-        clips: all wanted clips, schema.CLIP.
-        settled: rows of `clips` that need no work: clip_id -> row.
-        states: state of every other wanted clip.
-        counts: slot -> clips that are present, missing or stale.
-        reasons: clip_id -> why it has work.
+        clips: all wanted clips, schema.CLIP, sorted by shard.
+        states: what is stored of the clips of which something but not all is.
+        ended: shard -> rows of `clips` of which all is stored, though no `clips` file says so; of every shard whose
+            `clips` file must be written, perhaps without rows.
+        outcomes: status -> clips that a `clips` file settles, or that are forgotten.
+        stale: shard -> clips whose bytes have changed: their chunks must go.
+        summary: schema SUMMARY.
+        reasons: why a clip has work -> clips.
     """
 
     work: pa.Table
     clips: pa.Table
-    settled: dict[str, dict]
     states: dict[str, ClipState]
-    counts: dict[str, dict[str, int]]
-    reasons: dict[str, str]
+    ended: dict[str, pa.Table]
+    outcomes: Counter[str]
+    stale: dict[str, list[str]]
+    summary: pa.Table
+    reasons: Counter[str]
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Slot -> clips that are present, missing or stale; those in quarantine or forgotten count as present."""
+        counts: dict[str, dict[str, int]] = {}
+        for row in self.summary.select(["slot", "state", "clips"]).to_pylist():
+            slot = counts.setdefault(row["slot"], {"present": 0, "missing": 0, "stale": 0})
+            slot["present" if row["state"] in (QUARANTINED, FORGOTTEN) else row["state"]] += row["clips"]
+        return counts
 
 
-def make_plan(corpus: Corpus, output: Output, versions: Mapping[str, str], needs: Mapping[str, Sequence[str]]) -> Plan:
+def make_plan(
+    corpus: Corpus,
+    output: Output,
+    versions: Mapping[str, str],
+    needs: Mapping[str, Sequence[str]],
+    chunk_frames: int = 32,
+) -> Plan:
     """Compare the corpus with the output.
 
     Args:
@@ -140,83 +106,75 @@ def make_plan(corpus: Corpus, output: Output, versions: Mapping[str, str], needs
         output: where the tables are.
         versions: table or slot -> wanted version: every slot of the bundle, and `clips`.
         needs: slot -> slots whose results it reads.
+        chunk_frames: frames of a chunk, for the estimate of the work alone.
     """
+    wanted = Wanted(versions, store.read_current(output).get("clips"), _versions_there(output, versions), chunk_frames)
+    clips = corpus.clips.take(pc.sort_indices(corpus.clips, [("shard", "ascending")])).combine_chunks()
+    tombstones = read_tombstones(output)
+    plan = Plan(WORK.empty_table(), clips, {}, {}, Counter(), {}, SUMMARY.empty_table(), Counter())
+    work: list[pa.Table] = [plan.work]
+    summaries: list[pa.Table] = [plan.summary]
+    with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
+        parts = pool.map(lambda part: read_shard_state(output, part[0], part[1], wanted, tombstones), _by_shard(clips))
+        for state in parts:
+            plan.outcomes.update(state.outcomes)
+            plan.reasons.update(state.reasons)
+            summaries.append(pa.Table.from_pylist(state.summary, schema=SUMMARY))
+            if state.ended is not None:
+                plan.ended[state.shard] = state.ended
+            if state.stale:
+                plan.stale[state.shard] = state.stale
+            plan.states.update(state.states)
+            work += [_untouched_work(state, wanted.slots)] if state.untouched.num_rows else []
+            work += [_partial_work(state, needs)] if state.states else []
+    return Plan(
+        pa.concat_tables(work),
+        clips,
+        plan.states,
+        plan.ended,
+        plan.outcomes,
+        plan.stale,
+        pa.concat_tables(summaries),
+        plan.reasons,
+    )
+
+
+def _versions_there(output: Output, versions: Mapping[str, str]) -> dict[str, set[str]]:
     slots = [slot for slot in versions if slot in schema.SLOTS]
-    work: list[dict] = []
-    settled: dict[str, dict] = {}
-    states: dict[str, ClipState] = {}
-    counts = {slot: {"present": 0, "missing": 0, "stale": 0} for slot in slots}
-    reasons: dict[str, str] = {}
-    shards: dict[str, list[dict]] = {}
-    for clip in corpus.clips.to_pylist():
-        shards.setdefault(clip["shard"], []).append(clip)
-    for shard, clips in sorted(shards.items()):
-        rows, open_states = read_shard_state(output, shard, clips, versions)
-        settled |= rows
-        states |= open_states
-        for clip in clips:
-            clip_id = clip["clip_id"]
-            if clip_id in rows:
-                for slot in slots:
-                    counts[slot]["present"] += 1
-                continue
-            state = open_states[clip_id]
-            missing = state.missing(slots)
-            lacking = {slot for group in missing for slot in group}
-            for slot in slots:
-                counts[slot]["stale" if state.stale else "missing" if slot in lacking else "present"] += 1
-            if missing:
-                reasons[clip_id] = _reason(state, slots, lacking)
-            for group, intervals in missing.items():
-                stored = {need for slot in group for need in needs[slot]} - set(group)
-                work.append(
-                    {
-                        **clip,
-                        "slots": list(group),
-                        "have": [{"first": first, "count": count} for first, count in complement(intervals)],
-                        "end_known": state.end is not None,
-                        "stored": [{"slot": s, "paths": sorted(state.paths.get(s, ()))} for s in sorted(stored)],
-                    }
-                )
-    return Plan(pa.Table.from_pylist(work, schema=WORK), corpus.clips, settled, states, counts, reasons)
+    return {slot: set(store.table_versions(output, schema.TABLE_OF_SLOT[slot])) for slot in slots}
 
 
-def _reason(state: ClipState, slots: Sequence[str], lacking: set[str]) -> str:
-    if state.stale:
-        return "changed bytes"
-    if not any(state.held.values()):
-        return "new clip"
-    absent = [slot for slot in slots if slot in lacking and not state.held.get(slot)]
-    return f"new version of {', '.join(absent)}" if absent else "missing chunks"
+def _by_shard(clips: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """The slices of a table that is sorted by shard."""
+    begin = 0
+    for run in pc.value_counts(clips["shard"]).to_pylist():
+        yield run["values"], clips.slice(begin, run["counts"])
+        begin += run["counts"]
 
 
-def read_shard_state(
-    output: Output, shard: str, clips: Sequence[Mapping], versions: Mapping[str, str]
-) -> tuple[dict[str, dict], dict[str, ClipState]]:
-    """What is there of a shard: settled rows off its `clips` file; the state of all other clips off the footers."""
-    fingerprints = {clip["clip_id"]: clip["fingerprint"] for clip in clips}
-    slots = [slot for slot in versions if slot in schema.SLOTS]
-    rows, complete_for = store.read_shard(output, "clips", versions["clips"], shard)
-    recorded = {row["clip_id"]: row for row in rows.to_pylist() if row["clip_id"] in fingerprints}
-    same = {i: row for i, row in recorded.items() if row["fingerprint"] == fingerprints[i]}
-    complete = all(complete_for.get(slot) == versions[slot] for slot in slots)
-    settled = {i: row for i, row in same.items() if row["status"] == "quarantined" or complete}
-    # a quarantined clip stays so whatever models are wanted, for its bytes are wrong; unless we or the storage were
-    settled = {i: row for i, row in settled.items() if row["error_class"] not in TRIED_AGAIN}
-    states = {i: ClipState(stale=i in recorded and i not in same) for i in fingerprints if i not in settled}
-    if not states:
-        return settled, states
+def _untouched_work(state: ShardState, slots: Sequence[str]) -> pa.Table:
+    """Work rows of clips of which nothing is stored: all slots, from the begin to the end."""
+    clips = state.untouched
+    num = clips.num_rows
+    constant = {"slots": list(slots), "have": [], "end_known": False, "stored": []}
+    columns = [pa.repeat(pa.scalar(value, WORK.field(name).type), num) for name, value in constant.items()]
+    return pa.table([*clips.select(schema.CLIP.names).columns, *columns], schema=WORK)
 
-    wanted = pa.array(list(states), pa.string())
-    for slot in slots:
-        ledger = store.read_ledger(output, schema.TABLE_OF_SLOT[slot], versions[slot], shard)
-        for entry in ledger.filter(pc.is_in(ledger["clip_id"], wanted)).to_pylist():
-            state = states[entry["clip_id"]]
-            if entry["fingerprint"] != fingerprints[entry["clip_id"]]:
-                state.stale = True
-            else:
-                state.add(slot, entry)
-    for clip_id, state in states.items():
-        if state.stale:  # whatever chunks of the new bytes there are go with the old ones
-            states[clip_id] = ClipState(stale=True)
-    return settled, states
+
+def _partial_work(state: ShardState, needs: Mapping[str, Sequence[str]]) -> pa.Table:
+    """Work rows of clips of which something is stored."""
+    rows = []
+    for clip in state.partial.to_pylist():
+        there = state.states[clip["clip_id"]]
+        for group, intervals in state.missing[clip["clip_id"]].items():
+            stored = {need for slot in group for need in needs[slot]} - set(group)
+            rows.append(
+                {
+                    **clip,
+                    "slots": list(group),
+                    "have": [{"first": first, "count": count} for first, count in complement(intervals)],
+                    "end_known": there.end is not None,
+                    "stored": [{"slot": s, "paths": sorted(there.paths.get(s, ()))} for s in sorted(stored)],
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=WORK)

@@ -76,7 +76,8 @@ CHUNK = pa.schema(
         field(
             "first", pa.int64(), "ordinal of the first sampled frame within the clip's sampled frames", nullable=False
         ),
-        field("frames", pa.list_(pa.int64()), "index in the video of each sampled frame of the chunk", nullable=False),
+        field("count", pa.int64(), "sampled frames that the chunk spans", nullable=False),
+        field("frames", pa.list_(pa.int64()), "index in the video of each of them that is looked at", nullable=False),
         field("times", pa.list_(pa.float64()), "presentation time of each; null where the stream gives none", "s"),
         field("width", pa.int32(), "displayed width of every frame of the chunk", "px"),
         field("height", pa.int32(), "displayed height of every frame of the chunk", "px"),
@@ -98,6 +99,7 @@ FLOW = pa.schema(
         field("fingerprint", pa.string(), "of the clip's bytes"),
         field("slots", pa.list_(pa.string()), "slots whose results this chunk still misses"),
         field("face_index", pa.large_list(pa.int32()), "frame of each face, as position within the chunk"),
+        field("face_number", pa.large_list(pa.int32()), "`face` of each face that is stored; null: found in this run"),
         field("face", pa.large_list(pa.float32()), "per face x1 y1 x2 y2, score, five points: 15 numbers"),
         *(field(slot, pa.large_list(pa.float32()), "per face, the slot's numbers") for slot in SLOTS[1:]),
     ]

@@ -1,13 +1,20 @@
-"""The accounts of a run: which chunks of which clips are committed, which clips and shards are finished."""
+"""The accounts of a run: which chunks of which clips are committed, which clips and shards are finished.
+
+Python objects are kept of clips that are being worked on, and of those that ended in shards that have not. What was
+settled before the run stays in Arrow.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import schema, store
-from pipeline.plan import ClipState, Plan
+from pipeline.intervals import ClipState
+from pipeline.plan import Plan
+from pipeline.shards import NO_FRAME
 from pipeline.store import Output
 
 
@@ -27,24 +34,27 @@ class Tally:
     versions: Mapping[str, str]
     frames: int = 0
     faces: int = 0
-    _open: dict[str, set[str]] = field(default_factory=dict)
-    _rows: dict[str, list[dict]] = field(default_factory=dict)
-    _shard_of: dict[str, str] = field(default_factory=dict)
-    _outcomes: dict[str, str] = field(default_factory=dict)
+    _row_of: dict[str, int] = field(default_factory=dict)  # clips that have not ended -> row of plan.clips
+    _left: Counter[str] = field(default_factory=Counter)  # shard -> such clips
+    _rows: dict[str, list[dict]] = field(default_factory=dict)  # shard -> rows of `clips` of those that have
+    _quarantine: dict[str, list[dict]] = field(default_factory=dict)
+    _outcomes: Counter[str] = field(default_factory=Counter)
+    _ended: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for clip in self.plan.clips.to_pylist():
-            self._rows.setdefault(clip["shard"], []).append(clip)
-            self._shard_of[clip["clip_id"]] = clip["shard"]
-            self._open.setdefault(clip["shard"], set()).add(clip["clip_id"])
-        for clip_id, row in self.plan.settled.items():
-            self._outcomes[clip_id] = row["status"]
-            self._open[self._shard_of[clip_id]].discard(clip_id)
-        for shard in list(self._open):
-            untouched = not self._open[shard]  # its clips file says all this already
-            for clip_id in list(self._open[shard]):
-                self._close_if_ended(clip_id)
-            if not self._open[shard] and not untouched:
+        self._outcomes.update(self.plan.outcomes)
+        for rows in self.plan.ended.values():
+            counts = pc.value_counts(rows["status"]).to_pylist()
+            self._outcomes.update({item["values"]: item["counts"] for item in counts})
+        ids = pa.concat_arrays([self.plan.work["clip_id"].combine_chunks(), pa.array(self.plan.states, pa.string())])
+        places = pc.index_in(ids.unique(), value_set=self.plan.clips["clip_id"].combine_chunks())
+        shards = self.plan.clips["shard"].take(places)
+        self._row_of = dict(zip(ids.unique().to_pylist(), places.to_pylist(), strict=True))
+        self._left.update({item["values"]: item["counts"] for item in pc.value_counts(shards).to_pylist()})
+        for clip_id in list(self.plan.states):
+            self._close_if_ended(clip_id)
+        for shard in self.plan.ended:
+            if not self._left[shard]:
                 self._write_shard(shard)
 
     @property
@@ -54,30 +64,32 @@ class Tally:
 
     @property
     def ended(self) -> list[str]:
-        """Clips of the manifest whose outcome is known."""
-        return list(self._outcomes)
+        """Clips that have ended since the plan was made."""
+        return self._ended
 
     @property
     def clips_ended(self) -> int:
         """Clips of the manifest whose outcome is known."""
-        return len(self._outcomes)
+        return self._outcomes.total()
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """Clips that are done, empty and quarantined."""
-        counts = Counter(self._outcomes.values())
-        return {status: counts[status] for status in ("done", "empty", "quarantined")}
+        """Clips that are done, empty and quarantined; and forgotten, if there are any."""
+        named = ("done", "empty", "quarantined")
+        return {status: self._outcomes[status] for status in (*named, *sorted(set(self._outcomes) - set(named)))}
 
     @property
     def unaccounted(self) -> list[str]:
         """Clips that have not ended: at the end of a run there must be none."""
-        return sorted(clip_id for clips in self._open.values() for clip_id in clips)
+        return sorted(self._row_of)
 
     def add(self, accounts: pa.Table) -> None:
         """Take in committed chunks: rows of chunks.ACCOUNT."""
         for account in accounts.to_pylist():
             clip_id = account["clip_id"]
-            state = self.plan.states[clip_id]
+            if clip_id not in self._row_of:
+                continue  # it has ended, by an error for example: a chunk that was on its way changes nothing
+            state = self.plan.states.setdefault(clip_id, ClipState())
             for slot in account["slots"]:
                 # an account with an error ends the clip for this run, though the ledger does not believe in that end
                 state.add(slot, account)
@@ -86,64 +98,59 @@ class Tally:
             if "face" in account["slots"] and account["error"] is None:
                 self.frames += account["count"]
                 self.faces += account["faces"]
-            self._close_if_ended(clip_id)
-            shard = self._shard_of[clip_id]
-            if not self._open[shard] and clip_id in self._outcomes:
+            if (shard := self._close_if_ended(clip_id)) and not self._left[shard]:
                 self._write_shard(shard)
 
-    def _close_if_ended(self, clip_id: str) -> None:
+    def _close_if_ended(self, clip_id: str) -> str | None:
+        """The shard of a clip that has just ended; its state then becomes rows."""
         state = self.plan.states[clip_id]
-        if state.ended(self.slots):
-            self._outcomes[clip_id] = _status(state)
-            self._open[self._shard_of[clip_id]].discard(clip_id)
+        if not state.ended(self.slots):
+            return None
+        clip = self.plan.clips.slice(self._row_of.pop(clip_id), 1).to_pylist()[0]
+        del self.plan.states[clip_id]
+        row = _clip_row(clip, state)
+        self._rows.setdefault(clip["shard"], []).append(row)
+        if state.error is not None:
+            self._quarantine.setdefault(clip["shard"], []).append(_quarantine_row(clip, state.error))
+        self._outcomes[row["status"]] += 1
+        self._left[clip["shard"]] -= 1
+        self._ended.append(clip_id)
+        return clip["shard"]
 
     def _write_shard(self, shard: str) -> None:
         """Write `quarantine`, then `clips`, of a finished shard; rows of clips that this corpus does not name stay."""
-        mine = {clip["clip_id"] for clip in self._rows[shard]}
+        ended = self.plan.ended[shard]
+        rows = [ended, pa.Table.from_pylist(self._rows.pop(shard, []), schema=schema.CLIPS)]
+        worked = pa.concat_tables(rows)["clip_id"].combine_chunks()
         before, complete_for = store.read_shard(self.output, "clips", self.versions["clips"], shard)
-        others = [row for row in before.to_pylist() if row["clip_id"] not in mine]
+        kept = before.filter(pc.invert(pc.is_in(before["clip_id"], value_set=worked)))
+        mine = self.plan.clips.filter(pc.equal(self.plan.clips["shard"], shard))["clip_id"].combine_chunks()
+        others = kept.filter(pc.invert(pc.is_in(kept["clip_id"], value_set=mine)))
         slots = {slot: self.versions[slot] for slot in self.slots}
         # others may be complete for other versions; then the file vouches for none, and plans read the footers
-        vouched = slots if not others or complete_for == slots else {}
-        rows = [self.plan.settled.get(clip["clip_id"]) or self._clip_row(clip) for clip in self._rows[shard]]
-        kept, _ = store.read_shard(self.output, "quarantine", self.versions["quarantine"], shard)
-        known = {row["clip_id"]: row for row in kept.to_pylist()}
-        quarantined = [row for row in known.values() if row["clip_id"] not in mine]
-        for clip, row in zip(self._rows[shard], rows, strict=True):
-            if row["status"] == "quarantined":
-                quarantined.append(self._quarantine_row(clip, known.get(clip["clip_id"])))
-        self._write("quarantine", shard, quarantined, {})
-        self._write("clips", shard, [*others, *rows], vouched)
+        vouched = slots if not others.num_rows or complete_for == slots else {}
 
-    def _write(self, name: str, shard: str, rows: list[dict], vouched: Mapping[str, str]) -> None:
-        rows = sorted(rows, key=lambda row: row["clip_id"])
-        table = pa.Table.from_pylist(rows, schema=schema.table_schema(name))
+        known, _ = store.read_shard(self.output, "quarantine", self.versions["quarantine"], shard)
+        known = known.filter(pc.invert(pc.is_in(known["clip_id"], value_set=worked)))
+        new = pa.Table.from_pylist(self._quarantine.pop(shard, []), schema=schema.QUARANTINE)
+        self._write("quarantine", shard, [known, new], {})
+        self._write("clips", shard, [kept, *rows], vouched)
+
+    def _write(self, name: str, shard: str, parts: list[pa.Table], vouched: Mapping[str, str]) -> None:
+        table = pa.concat_tables(parts).sort_by("clip_id").cast(schema.table_schema(name))
         store.write_shard(self.output, name, self.versions[name], shard, table, vouched)
 
-    def _clip_row(self, clip: Mapping) -> dict:
-        state = self.plan.states[clip["clip_id"]]
-        status = _status(state)
-        reason = None
-        if state.error is not None:
-            reason = state.error["message"]
-        elif status == "empty":
-            reason = "the video has no frame in the wanted time range"
-        error_class = state.error["error_class"] if state.error else None
-        facts = {"status": status, "reason": reason, "error_class": error_class, "faces": state.faces}
-        return {**clip, **(state.video or {}), **facts}
 
-    def _quarantine_row(self, clip: Mapping, known: Mapping | None) -> dict:
-        state = self.plan.states.get(clip["clip_id"])
-        if state is None or state.error is None:
-            return dict(known or {**clip, "stage": None, "error_class": None, "message": None, "attempts": None})
-        return {
-            **{name: clip[name] for name in ("clip_id", "uri", "member", "shard", "fingerprint")},
-            **state.error,
-            "attempts": state.error.get("attempts") or 1,
-        }
-
-
-def _status(state: ClipState) -> str:
+def _clip_row(clip: Mapping, state: ClipState) -> dict:
+    status, reason, error_class = "done" if state.end else "empty", None, None
     if state.error is not None:
-        return "quarantined"
-    return "done" if state.end else "empty"
+        status, reason, error_class = "quarantined", state.error["message"], state.error["error_class"]
+    elif status == "empty":
+        reason = NO_FRAME
+    facts = {"status": status, "reason": reason, "error_class": error_class, "faces": state.faces}
+    return {**clip, **(state.video or {}), **facts}
+
+
+def _quarantine_row(clip: Mapping, error: Mapping) -> dict:
+    named = {name: clip[name] for name in ("clip_id", "uri", "member", "shard", "fingerprint")}
+    return {**named, **error, "attempts": error.get("attempts") or 1}

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
-from torchvision.ops import nms
 
 from actors.models import Detections
+from actors.suppression import by_frame_then_score, suppress
 from actors.weights import load_strict, read_state_dict
 
 _STRIDES = (8, 16, 32)
@@ -52,6 +52,7 @@ class RetinaFace(nn.Module):
         self.ClassHead = _Head(out_channels, 2)
         self.BboxHead = _Head(out_channels, 4)
         self.LandmarkHead = _Head(out_channels, 10)
+        # whole numbers up to 256 are exact in bfloat16 as well
         self.register_buffer("mean_C11", torch.tensor(mean)[:, None, None], persistent=False)
         self.bgr = bgr
         self.score_threshold = score_threshold
@@ -69,10 +70,10 @@ class RetinaFace(nn.Module):
             frames_BCHW: float32, out of `normalise`; any size.
 
         Returns:
-            box deltas (B, A, 4), probabilities of nothing and face (B, A, 2), point deltas (B, A, 10). Anchors run over
-            levels, rows, columns, sides.
+            float32: box deltas (B, A, 4), probabilities of nothing and face (B, A, 2), point deltas (B, A, 10). Anchors
+            run over levels, rows, columns, sides.
         """
-        levels = self.fpn(*self.body(frames_BCHW))
+        levels = self.fpn(*self.body(frames_BCHW.to(next(self.parameters()).dtype)))
         features = [ssh(level) for ssh, level in zip((self.ssh1, self.ssh2, self.ssh3), levels, strict=True)]
         return self.BboxHead(features), self.ClassHead(features).softmax(2), self.LandmarkHead(features)
 
@@ -95,14 +96,14 @@ class RetinaFace(nn.Module):
         frame_M, anchor_M = torch.nonzero(scores_BA >= self.score_threshold, as_tuple=True)
         scores_M = scores_BA[frame_M, anchor_M]
 
-        order_M = _by_frame_then_score(frame_M, scores_M, _MAX_CANDIDATES)
+        order_M = by_frame_then_score(frame_M, scores_M, _MAX_CANDIDATES)
         frame_M, anchor_M, scores_M = frame_M[order_M], anchor_M[order_M], scores_M[order_M]
         anchors_M4 = anchors(height, width, frames_BCHW.device)[anchor_M]
         size_2 = torch.tensor([width, height], dtype=torch.float32, device=frames_BCHW.device)
         boxes_M4 = decode_boxes(deltas_BA4[frame_M, anchor_M], anchors_M4) * size_2.repeat(2)
 
-        kept_N = _suppress(boxes_M4, scores_M, frame_M)
-        kept_N = kept_N[_by_frame_then_score(frame_M[kept_N], scores_M[kept_N], _MAX_FACES)]
+        kept_N = suppress(boxes_M4, scores_M, frame_M, _NMS_IOU)
+        kept_N = kept_N[by_frame_then_score(frame_M[kept_N], scores_M[kept_N], _MAX_FACES)]
         frame_N, anchor_N = frame_M[kept_N], anchor_M[kept_N]
         points_N52 = decode_points(point_deltas_BA10[frame_N, anchor_N], anchors_M4[kept_N]) * size_2
         return Detections(frame_N, boxes_M4[kept_N], scores_M[kept_N], points_N52)
@@ -137,30 +138,6 @@ def decode_boxes(deltas_M4: Tensor, anchors_M4: Tensor) -> Tensor:
 def decode_points(deltas_M10: Tensor, anchors_M4: Tensor) -> Tensor:
     """The five points (M, 5, 2) in the unit of the anchors, from the network's deltas."""
     return anchors_M4[:, None, :2] + deltas_M10.unflatten(1, (5, 2)) * _CENTRE_VARIANCE * anchors_M4[:, None, 2:]
-
-
-def _by_frame_then_score(frame_M: Tensor, scores_M: Tensor, limit: int) -> Tensor:
-    """Indices that sort by frame, then falling score, then input order; at most `limit` of each frame."""
-    order_M = scores_M.argsort(descending=True, stable=True)
-    order_M = order_M[frame_M[order_M].argsort(stable=True)]
-    if len(order_M) <= limit:  # spares the GPU a wait: the length of what a mask leaves is known on the device only
-        return order_M
-    frame_M = frame_M[order_M]
-    rank_M = torch.arange(len(order_M), device=order_M.device) - torch.searchsorted(frame_M, frame_M)
-    return order_M[rank_M < limit]
-
-
-def _suppress(boxes_M4: Tensor, scores_M: Tensor, frame_M: Tensor) -> Tensor:
-    """Indices of the boxes that non-maximum suppression leaves, frame by frame in one call.
-
-    Frames are moved apart, so that their boxes cannot meet. In float64, so that the shift does not round the boxes:
-    what is found in a frame then does not depend on its place in the batch.
-    """
-    if len(boxes_M4) == 0:
-        return torch.empty_like(frame_M)
-    apart_M4 = boxes_M4.to(torch.float64)
-    span = apart_M4.max() - apart_M4.min() + 1
-    return nms(apart_M4 + (frame_M * span)[:, None], scores_M.to(torch.float64), _NMS_IOU)
 
 
 class _FeaturePyramid(nn.Module):
@@ -201,7 +178,7 @@ class _ContextModule(nn.Module):
 
 
 class _Head(nn.Module):
-    """A 1x1 convolution per level that gives `values` numbers for each anchor: (B, A, values)."""
+    """A 1x1 convolution per level that gives `values` numbers for each anchor: (B, A, values) float32."""
 
     def __init__(self, channels: int, values: int) -> None:
         super().__init__()
@@ -209,7 +186,7 @@ class _Head(nn.Module):
         self._convs = nn.ModuleList(nn.Conv2d(channels, _ANCHORS_PER_CELL * values, 1) for _ in _STRIDES)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        outputs = [conv(level).permute(0, 2, 3, 1) for conv, level in zip(self._convs, features, strict=True)]
+        outputs = [conv(level).float().permute(0, 2, 3, 1) for conv, level in zip(self._convs, features, strict=True)]
         # not reshape(B, -1, values): an empty batch could not resolve the -1
         return torch.cat([out.unflatten(3, (_ANCHORS_PER_CELL, self.values)).flatten(1, 3) for out in outputs], dim=1)
 

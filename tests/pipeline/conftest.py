@@ -93,14 +93,15 @@ class Decoded:
 
 @pytest.fixture(scope="session")
 def decode(clip_row: Callable[..., dict[str, Any]]) -> Callable[..., Decoded]:
-    """decode(path or clip row, have=(), **settings of DecodeConfig) decodes a clip and checks what holds for all."""
+    """decode(path or clip row, have=(), only=None, **settings of DecodeConfig) decodes and checks what always holds."""
 
-    def run(clip: Any, have: Iterable[tuple[int, int]] = (), **settings: Any) -> Decoded:
+    def run(clip: Any, have: Iterable[tuple[int, int]] = (), only: set[int] | None = None, **settings: Any) -> Decoded:
         row = clip if isinstance(clip, dict) else clip_row(clip)
-        rows = list(decode_clip(row, DecodeConfig(**settings), have=have))
+        rows = list(decode_clip(row, DecodeConfig(**settings), have=have, only=only))
         assert [r["last"] for r in rows] == [False] * (len(rows) - 1) + [True]
         for r in rows[:-1]:
-            assert r["frames"]
+            assert r["count"]
+            assert r["frames"] or only is not None
             assert r["video"] is None
             assert r["error"] is None
         assert all(len(r["frames"]) == len(r["times"]) for r in rows)

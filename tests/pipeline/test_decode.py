@@ -551,3 +551,39 @@ def test_memory_does_not_grow_with_the_video(long_video, minutes):
     print(f"{minutes} min: {frames:.0f} frames, {seconds:.0f} s, {cpu_seconds:.0f} s of CPU, peak {gigabytes:.2f} GB")
     assert (frames, sampled) == (minutes * 1800, minutes * 60)
     assert gigabytes < 1  # two chunks of 0.1 GB, the reference frames, and 0.15 GB of libraries
+
+
+def everything_from(end):
+    from pipeline.intervals import END
+
+    return (end, END - end)
+
+
+def test_frames_that_nobody_looks_at_count_but_are_not_copied(make_video, decode, tmp_path):
+    clip = decode(make_video(tmp_path / "a.mp4", count=20), only={3, 4, 9, 15}, chunk_frames=2)
+    assert clip.frames == [3, 4, 9, 15]
+    assert [(row["first"], row["count"]) for row in clip.rows] == [(0, 5), (5, 11), (16, 4)]
+    whole = decode(make_video(tmp_path / "b.mp4", count=20))
+    for position, index in enumerate(clip.frames):
+        np.testing.assert_array_equal(clip.planes[position], whole.planes[index])
+    assert clip.video["frames"] == 20
+
+
+def test_decoding_stops_behind_the_last_frame_that_is_needed(make_video, decode, tmp_path):
+    path = make_video(tmp_path / "a.mp4", count=60)
+    clip = decode(path, have=[(0, 2), everything_from(60)], only={5})
+    assert clip.frames == [5]
+    assert [(row["first"], row["count"]) for row in clip.rows] == [(2, 4), (6, 54), (60, 0)]
+    assert clip.video is None
+
+
+def test_a_missing_chunk_of_a_clip_of_known_length_is_decoded_no_further(make_video, decode, tmp_path):
+    clip = decode(make_video(tmp_path / "a.mp4", count=60), have=[(0, 8), (12, 8), everything_from(20)])
+    assert clip.frames == [8, 9, 10, 11]
+    assert clip.video is None
+
+
+def test_a_clip_in_which_nothing_is_looked_at_is_not_even_opened(decode, tmp_path):
+    clip = decode(tmp_path / "absent.mp4", have=[(4, 2), everything_from(9)], only=set())
+    assert [(row["first"], row["count"]) for row in clip.rows] == [(0, 4), (6, 3), (9, 0)]
+    assert clip.error is None

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import schema, store
-from pipeline.plan import END, ClipState, complement, make_plan
+from pipeline.intervals import END, ClipState, complement
+from pipeline.plan import make_plan
 from pipeline.sources import Corpus
 from pipeline.tally import Tally
 
@@ -39,7 +40,7 @@ def work(plan):
 def test_a_new_clip_wants_all_slots_from_its_begin_to_its_end(output):
     plan = make_plan(corpus("a"), output, VERSIONS, NEEDS)
     assert work(plan)["a", "face", "landmarks"]["have"] == []
-    assert plan.reasons == {"a": "new clip"}
+    assert plan.reasons == {"new clip": 1}
 
 
 def test_committed_chunks_are_left_out(output):
@@ -84,7 +85,7 @@ def test_a_new_version_of_one_slot_leaves_the_others_alone(output):
     Tally(output, make_plan(corpus("a"), output, VERSIONS, NEEDS), VERSIONS)
     plan = make_plan(corpus("a"), output, {**VERSIONS, "landmarks": "l2"}, NEEDS)
     assert list(work(plan)) == [("a", "landmarks")]
-    assert plan.reasons == {"a": "new version of landmarks"}
+    assert plan.reasons == {"new version of landmarks": 1}
     assert plan.counts["face"] == {"present": 1, "missing": 0, "stale": 0}
 
 
@@ -92,7 +93,7 @@ def test_changed_bytes_make_a_clip_stale_and_its_rows_go(output):
     for slot in ("face", "landmarks"):
         commit(output, slot, "a", 0, 40, last=True)
     plan = make_plan(corpus("a", fingerprint="b"), output, VERSIONS, NEEDS)
-    assert plan.reasons == {"a": "changed bytes"}
+    assert plan.reasons == {"changed bytes": 1}
     assert work(plan)["a", "face", "landmarks"]["have"] == []
     store.drop_clips(output, "faces", "f1", "s", ["a"])
     assert store.read_ledger(output, "faces", "f1", "s").num_rows == 0
