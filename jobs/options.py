@@ -44,20 +44,21 @@ def exit_on_error() -> Iterator[None]:
         print(f"faceatlas: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
     except Exception as error:
-        kept = "What was finished is kept; the same command does the rest."
-        if is_storage_error(error):
-            print(f"faceatlas: the storage failed: {error}\n{kept}", file=sys.stderr)
-        elif (cause := _cause_in_ray(error)) is not None:
-            print(f"faceatlas: the run failed: {cause}\n{kept}", file=sys.stderr)
-        else:
+        cause = _cause(error)
+        if cause is None:
             raise
+        print(
+            f"faceatlas: the run failed: {cause}\nWhat was finished is kept; the same command does the rest.",
+            file=sys.stderr,
+        )
         raise typer.Exit(1) from error
 
 
-def _cause_in_ray(error: Exception) -> BaseException | None:
-    """What an error of Ray is about; None if it is none. Ray is loaded only by runs that have work."""
-    if "ray" not in sys.modules:
-        return None
-    from ray.exceptions import RayError, RayTaskError
+def _cause(error: Exception) -> BaseException | None:
+    """What failed, if it is Ray, a task on it, or the storage; None: it is a mistake of ours, to be seen in full."""
+    if "ray" in sys.modules:  # Ray is loaded by runs that have work
+        from ray.exceptions import RayError, RayTaskError
 
-    return error.cause if isinstance(error, RayTaskError) else error if isinstance(error, RayError) else None
+        if isinstance(error, RayError):
+            return error.cause if isinstance(error, RayTaskError) else error
+    return error if is_storage_error(error) else None

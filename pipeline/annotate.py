@@ -16,7 +16,6 @@ from pipeline.careful import Careful
 from pipeline.chunks import Job
 from pipeline.config import Config, PoolConfig
 from pipeline.errors import TRIED_AGAIN, ConfigError, OutputError
-from pipeline.keeper import start_keeper
 from pipeline.plan import Plan, make_plan
 from pipeline.sources import Corpus
 from pipeline.stopping import Stop
@@ -140,15 +139,15 @@ def annotate(
         stop: whose wish ends the run early; then the report says so.
 
     Raises:
-        LeaseError: another run holds the output, or took it over.
         StoppedError: told to stop while nothing could be finished any more.
+        LeaseError: another run holds the output, or took it over.
         OutputError: the output cannot be written, or the flow failed; what was committed stays.
         ConfigError: a pool cannot run on this cluster.
     """
     stop = stop or Stop(config.faults.stop_grace_s)
     run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     with lease.hold(store.open_output(out, config.storage.options), f"run {run}", config.lease) as held:
-        return _annotate(corpus, out, annotation, make_stages, start_ray, config, progress, run, held, stop)
+        return _annotate(corpus, out, annotation, make_stages, start_ray, config, progress, stop, run, held)
 
 
 def _annotate(
@@ -159,9 +158,9 @@ def _annotate(
     start_ray: Callable[[], None],
     config: Config,
     progress: Callable[[Tally], None],
+    stop: Stop,
     run: str,
     held: lease.Lease,
-    stop: Stop,
 ) -> Report:
     """`annotate` under its lease."""
     started = time.monotonic()
@@ -176,6 +175,8 @@ def _annotate(
     progress(tally)
     begun = time.monotonic()
     if plan.work.num_rows:
+        from pipeline.keeper import start_keeper  # it imports Ray, which a run without work does not need
+
         start_ray()
         marks = start_keeper(out, config.storage.options)
         job = Job(out, config, annotation.versions)

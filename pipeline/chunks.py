@@ -64,8 +64,7 @@ def decode_clips(work: pa.Table, job: Job, marks: Marks) -> Iterator[pa.Table]:
     """
     for row in work.to_pylist():
         stored = _read_stored(job, row) if row["stored"] else {}
-        # others have nothing to look at
-        only = set(stored["face"]["frame"].to_pylist()) if "face" in stored else None
+        only = set(stored["face"]["frame"].to_pylist()) if "face" in stored else None  # others have nothing to look at
         for chunk in decode_carefully(row, job.config, marks, only):
             if row["end_known"] and not chunk["count"] and chunk["error"] is None:
                 continue  # the end is on record already; this row would only say it again

@@ -50,7 +50,7 @@ def test_pull_verify_and_list_a_mirror(pyfeat, tmp_path):
     code, said = models("verify", "--set", f"models.mirror={mirror}")
     assert code == 1
     assert "differs    py-feat/arcface_r50/arcface_r50.safetensors" in said
-    assert "4 of 5 files" in said
+    assert "7 of 8 files" in said
 
 
 def test_pull_says_what_the_hub_lacks_and_does_the_rest(pyfeat, tmp_path):
@@ -58,7 +58,7 @@ def test_pull_says_what_the_hub_lacks_and_does_the_rest(pyfeat, tmp_path):
     code, said = models("pull", "--to", tmp_path / "mirror", "--bundle", "pyfeat")
     assert code == 1
     assert "failed     py-feat/arcface_r50/arcface_r50.safetensors" in said
-    assert "4 of 5 files" in said
+    assert "7 of 8 files" in said
 
 
 @pytest.mark.parametrize("command", [("pull", "--to", "x"), ("verify", "--bundle", "cascade")])
