@@ -129,7 +129,9 @@ def measure(name: str, run: Callable[[nn.Module], Tensor], net: nn.Module, measu
             deviation = one.deviation(exact, half).flatten()
             # NaN, where half precision overflowed or lost a face, must not look like agreement
             deviation = deviation.nan_to_num(nan=float("inf"), posinf=float("inf"))
-            largest, usual = float(deviation.max()), float(np.percentile(deviation.numpy(), 99))
+            largest = float(deviation.max())
+            # between infinities nothing can be interpolated
+            usual = float(np.percentile(deviation.numpy(), 99)) if np.isfinite(largest) else largest
             verdict = "" if largest <= one.tolerance else " (too far)"
             cells.append(f"{largest:.2g} / {usual:.2g}{verdict}")
         rows.append(f"| {name} | {len(exact)} | {one.name} | {one.tolerance:g} | " + " | ".join(cells) + " |")
