@@ -158,7 +158,7 @@ def annotate(
     if not tally.unaccounted:
         cosine = annotation.same_person_cosine
         snapshot = aggregate_version(output, versions, config, cosine)
-        versions |= {"tracks": snapshot, "identities": snapshot}
+        versions |= dict.fromkeys(aggregate.TABLES, snapshot)
         tracks, identities = aggregate.aggregate(out, versions, config, cosine, start_ray)
         before = store.read_current(output).get("tracks", snapshot)
         store.switch_current(output, _by_table(versions))
