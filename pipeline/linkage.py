@@ -11,7 +11,8 @@ cannot-links between A and B exceed a share of the smaller side; those that end 
 afterwards (pipeline/clustering.py).
 
 Vectors lie on the grid of pipeline/neighbours.py and weights are whole numbers, so sums are exact, whatever the order
-of the merges, and so are products while n_A n_B is below 2^23. Ties go to the smaller rows: equal input, equal clusters.
+of the merges, and so are products while n_A n_B is below 2^23. Ties go to the smaller rows: equal input gives equal
+clusters.
 Letters: K nodes, D width, E candidate pairs, C cannot-links, A adjacent pairs of either kind.
 """
 
