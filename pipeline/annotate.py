@@ -194,7 +194,7 @@ def _annotate(
     if not tally.unaccounted and not stop.requested:
         cosine = annotation.same_person_cosine
         snapshot = aggregate_version(output, versions, config, cosine)
-        versions |= {"tracks": snapshot, "identities": snapshot}
+        versions |= dict.fromkeys(aggregate.TABLES, snapshot)
         tracks, identities = aggregate.aggregate(out, versions, config, cosine, start_ray)
         held.check()
         before = store.read_current(output).get("tracks", snapshot)

@@ -298,7 +298,7 @@ def read_version(
 ) -> pa.Table:
     """All rows of one version of a table, or of one shard of it; see `read_table`."""
     table = schema.table_schema(name)
-    if name != "identities" and "shard" not in table.names:
+    if name not in schema.WHOLE_TABLES and "shard" not in table.names:
         table = table.append(schema.field("shard", pa.string(), "partition of the corpus"))
     if columns is not None and (unknown := [column for column in columns if column not in table.names]):
         raise KeyError(f"table {name!r} has no column {', '.join(unknown)}; it has {', '.join(table.names)}")
@@ -324,7 +324,7 @@ def read_table(
     Args:
         out: output folder, any fsspec URI.
         name: `faces`, `landmarks`, `pose`, `action_units`, `emotions`, `embeddings`, `gaze`, `clips`, `quarantine`,
-            `tracks` or `identities`.
+            `tracks`, `identities`, `ambiguous_pairs` or `lineage`.
         columns: the columns wanted; None: all, `shard` (the partition) among them.
         storage_options: given to fsspec.
 
