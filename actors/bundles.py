@@ -161,7 +161,14 @@ def read_bundle(bundle: str) -> tuple[str, dict[str, Entry], Path | None]:
     return str(tree.get("name") or path.stem), entries, path.resolve().parent
 
 
-def resolve_bundle(bundle: str, sampling: str = "", mirror: str | None = None, cache: str | None = None) -> Bundle:
+def resolve_bundle(
+    bundle: str,
+    sampling: str = "",
+    mirror: str | None = None,
+    cache: str | None = None,
+    *,
+    revisions: Mapping[str, str] | None = None,
+) -> Bundle:
     """Find every file of a bundle and work out the versions.
 
     Args:
@@ -169,6 +176,8 @@ def resolve_bundle(bundle: str, sampling: str = "", mirror: str | None = None, c
         sampling: version of what comes before the models (which frames are decoded); every version depends on it.
         mirror: folder laid out like the hub, any fsspec URI; None: the hub.
         cache: folder for files fetched from URIs.
+        revisions: hub repository -> commit, for repositories whose card pins none; the default branch where it names
+            none either. The commit that a file was taken from is its `FileRef.revision`.
 
     Raises:
         BundleError: the bundle is wrong.
@@ -182,7 +191,7 @@ def resolve_bundle(bundle: str, sampling: str = "", mirror: str | None = None, c
     models: dict[str, Model] = {}
     for slot in SLOTS:
         if slot in entries:
-            models[slot] = _resolve(name, slot, entries[slot], folder, models, sampling, mirror, cache)
+            models[slot] = _resolve(name, slot, entries[slot], folder, models, sampling, mirror, cache, revisions or {})
     return Bundle(name, tuple(models.values()))
 
 
@@ -195,6 +204,7 @@ def _resolve(
     sampling: str,
     mirror: str | None,
     cache: str | None,
+    revisions: Mapping[str, str],
 ) -> Model:
     card = MODELS[entry.model] if entry.model else ModelCard(slot, entry.factory or "", entry.input or "")
     name = entry.model or entry.factory or ""
@@ -219,7 +229,7 @@ def _resolve(
         if "landmarks" not in before:
             raise BundleError(f"{where}: it needs landmarks, and the bundle has no model for that slot")
         needs.append("landmarks")
-    files = _find_files(where, entry, card, folder, mirror, cache)
+    files = _find_files(where, entry, card, folder, mirror, cache, revisions)
     digests = {role: ref.digest for role, ref in sorted(files.items())}
     content = [name, card.algorithm, kind, align_on, dict(entry.parameters), digests]
     depends = [sampling, *(before[need].version for need in needs)]
@@ -242,7 +252,13 @@ def _resolve(
 
 
 def _find_files(
-    where: str, entry: Entry, card: ModelCard, folder: Path | None, mirror: str | None, cache: str | None
+    where: str,
+    entry: Entry,
+    card: ModelCard,
+    folder: Path | None,
+    mirror: str | None,
+    cache: str | None,
+    revisions: Mapping[str, str],
 ) -> dict[str, FileRef]:
     refs: dict[str, FileRef] = {}
     given = {"weights": entry.weights} if isinstance(entry.weights, str) else entry.weights or {}
@@ -262,7 +278,8 @@ def _find_files(
             ) from error
     for role, file in card.files.items():
         if role not in refs:
-            refs[role] = _find_published(where, file.repo, file.names, file.revision, mirror, cache)
+            revision = file.revision or revisions.get(file.repo)
+            refs[role] = _find_published(where, file.repo, file.names, revision, mirror, cache)
     return refs
 
 

@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from jobs import demo as demo_job
+from jobs import quarantine, versions
 from jobs.annotate import annotate, console, settings
+from jobs.forget import forget
 from jobs.options import BundleOption, ConfigOption, OutArgument, SetOption, exit_on_error
 from jobs.plan import plan
 from pipeline.config import describe
@@ -20,6 +22,9 @@ app = typer.Typer(
 )
 app.command()(annotate)
 app.command()(plan)
+app.command()(forget)
+app.add_typer(versions.app, name="versions")
+app.add_typer(quarantine.app, name="quarantine")
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
 
