@@ -38,7 +38,7 @@ def identities(
         bench_identities.read_tracks(embeddings) if embeddings else bench_identities.make_tracks(make or "", n, seed)
     )
     if save is not None:
-        np.savez(save, **tracks)
+        np.savez(save, allow_pickle=False, **tracks)
     result = bench_identities.measure(tracks, exact_up_to)
     if compare:
         result["reference"] = bench_identities.compare(tracks)

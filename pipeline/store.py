@@ -221,12 +221,17 @@ def keep_rows(output: Output, path: str, wanted: Callable[[pa.Table], pa.Array])
     """
     rows = read_file(output, path)
     ledger = read_footer(output, path).select(LEDGER.names)
-    kept, chunks = rows.filter(wanted(rows)), ledger.filter(wanted(ledger))
-    if chunks.num_rows:
-        write_parquet(output, path, kept, {CHUNKS_KEY: _encode_ledger(chunks)})
+    kept = rows.filter(wanted(rows))
+    replace_chunks(output, path, kept, ledger.filter(wanted(ledger)))
+    return rows.num_rows - kept.num_rows
+
+
+def replace_chunks(output: Output, path: str, rows: pa.Table, ledger: pa.Table) -> None:
+    """Replace a file of a slot's table under its name, in one step; one without chunks is removed."""
+    if ledger.num_rows:
+        write_parquet(output, path, rows, {CHUNKS_KEY: _encode_ledger(ledger)})
     else:
         output.fs.rm_file(output.path(path))
-    return rows.num_rows - kept.num_rows
 
 
 def read_file(output: Output, path: str) -> pa.Table:
