@@ -79,7 +79,7 @@ def read_trees(handle: bytearray | bytes) -> Trees:
 
 
 class TreeEnsemble(nn.Module):
-    """All trees of several classifiers in one table of nodes; a leaf is its own child, so that short trees wait there."""
+    """All trees of several classifiers in one table of nodes; a leaf is its own child, where short trees wait."""
 
     feature: Tensor
     value: Tensor
