@@ -27,6 +27,8 @@ class Trees:
         value: per tree, the threshold of a node (left if below it), or the answer of a leaf.
         offset: sum of the answers without any tree.
         is_hinge: it answers 0 or 1; else a probability.
+        booster: xgboost's own form of it.
+        rounds: boosting rounds that count.
     """
 
     left: Sequence[np.ndarray]
@@ -35,6 +37,8 @@ class Trees:
     value: Sequence[np.ndarray]
     offset: float
     is_hinge: bool
+    booster: xgboost.Booster
+    rounds: int
 
     def __len__(self) -> int:
         return len(self.value)
@@ -64,9 +68,9 @@ def read_trees(handle: bytearray | bytes) -> Trees:
         raise WeightsError(f"expected a two-class tree model of xgboost, got {kind} for {objective}, {classes} classes")
     if any(tree.get("categories") or any(tree["split_type"]) for tree in trees):
         raise WeightsError("boosters that split by category are not supported")
-    if "best_iteration" in learner["attributes"]:
-        ends = learner["gradient_booster"]["model"]["iteration_indptr"]
-        trees = trees[: ends[int(learner["attributes"]["best_iteration"]) + 1]]
+    ends = learner["gradient_booster"]["model"]["iteration_indptr"]
+    rounds = int(learner["attributes"].get("best_iteration", len(ends) - 2)) + 1
+    trees = trees[: ends[rounds]]
     base = float(learner["learner_model_param"]["base_score"].strip("[]"))
     return Trees(
         left=[np.array(tree["left_children"], np.int64) for tree in trees],
@@ -75,11 +79,17 @@ def read_trees(handle: bytearray | bytes) -> Trees:
         value=[np.array(tree["split_conditions"], np.float32) for tree in trees],
         offset=base if objective == _HINGE else math.log(base / (1 - base)),
         is_hinge=objective == _HINGE,
+        booster=booster,
+        rounds=rounds,
     )
 
 
 class TreeEnsemble(nn.Module):
+<<<<<<< HEAD
     """All trees of several classifiers in one table of nodes; a leaf is its own child: short trees wait there."""
+=======
+    """All trees of several classifiers in one table of nodes; a leaf is its own child, where short trees wait."""
+>>>>>>> hog
 
     feature: Tensor
     value: Tensor
