@@ -85,11 +85,7 @@ def read_trees(handle: bytearray | bytes) -> Trees:
 
 
 class TreeEnsemble(nn.Module):
-<<<<<<< HEAD
-    """All trees of several classifiers in one table of nodes; a leaf is its own child: short trees wait there."""
-=======
     """All trees of several classifiers in one table of nodes; a leaf is its own child, where short trees wait."""
->>>>>>> hog
 
     feature: Tensor
     value: Tensor
