@@ -12,6 +12,7 @@ from torchvision.ops import box_iou
 
 from actors import crops
 from actors.colour import unpack_planes, yuv420_to_rgb
+from actors.hog import HogFeatures, hog_features
 
 _SAME_FACE = 0.5  # overlap at which two boxes of one frame are one face
 
@@ -154,6 +155,7 @@ class FaceBatch:
         self.landmarks_NK2 = torch.cat(stored) if stored else None
         self._normalised_N136: Tensor | None = None
         self._crops: dict[str, Tensor] = {}
+        self._hog: HogFeatures | None = None
 
     def __len__(self) -> int:
         return len(self.boxes_N4)
@@ -164,6 +166,10 @@ class FaceBatch:
             return self._need_landmarks()
         if kind == "detector":
             return self._poses()
+        if kind == "hog112":
+            if self._hog is None:  # action units and emotions share it
+                self._hog = hog_features(self.input("crops112", None), self._landmarks_in_crop(112))
+            return self._hog
         if kind not in self._crops:
             self._crops[kind] = self._aligned(align_on) if kind == "aligned112" else self._cropped(kind)
         return self._crops[kind]

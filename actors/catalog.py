@@ -107,12 +107,14 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             input="crops112",
             files={"weights": HubFile("py-feat/mobilefacenet", ("mobilefacenet_model_best.pth.tar",))},
             licence="none stated",
+            precision={"cuda": "float16"},
         ),
         "pfld": ModelCard(
             builder="actors.models.pfld:build_pfld",
             input="crops112",
             files={"weights": HubFile("py-feat/pfld", ("pfld_model_best.pth.tar",))},
             licence="none stated",
+            precision={"cuda": "float16"},
         ),
         "mobilenet": ModelCard(
             builder="actors.models.mobilenet:build_mobilenet",
@@ -138,12 +140,36 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             research_only=True,
         ),
     },
+    "action_units": {
+        "xgb": ModelCard(
+            builder="actors.models.action_units:build_xgb",
+            input="hog112",
+            files={
+                "weights": HubFile("py-feat/xgb_au", ("xgb_au_classifier_v2.skops", "xgb_au_classifier.skops")),
+            },
+            licence="no single licence stated",
+        ),
+        "svm": ModelCard(
+            builder="actors.models.action_units:build_svm",
+            input="hog112",
+            files={
+                "weights": HubFile("py-feat/svm_au", ("svm_au_classifier_v2.skops", "svm_au_classifier.skops")),
+            },
+            licence="no single licence stated",
+        ),
+    },
     "emotions": {
         "resmasknet": ModelCard(
             builder="actors.models.resmasknet:build_resmasknet",
             input="crops224",
             files={"weights": HubFile("py-feat/resmasknet", ("ResMaskNet_Z_resmasking_dropout1_rot30.pth",))},
             licence="none stated",
+        ),
+        "svm": ModelCard(
+            builder="actors.models.action_units:build_emotion_svm",
+            input="hog112",
+            files={"weights": HubFile("py-feat/svm_emo", ("svm_emo_classifier.skops",))},
+            licence="no single licence stated",
         ),
     },
     "embeddings": {
@@ -182,6 +208,7 @@ BUNDLES: dict[str, dict[str, str]] = {
         "face": "retinaface_r34",
         "landmarks": "mobilefacenet",
         "pose": "pose_mlp",
+        "action_units": "xgb",
         "emotions": "resmasknet",
         "embeddings": "arcface_r50",
         "gaze": "l2cs",

@@ -7,14 +7,25 @@ from rich.console import Console
 
 from actors.bundles import Bundle, resolve_bundle
 from jobs import cluster
-from jobs.options import BundleOption, ConfigOption, CorpusArgument, EveryOption, OutArgument, SetOption, exit_on_error
+from jobs.options import (
+    BundleOption,
+    ConfigOption,
+    CorpusArgument,
+    EveryOption,
+    FollowOption,
+    OutArgument,
+    SetOption,
+    exit_on_error,
+)
 from jobs.progress import RunProgress
 from jobs.signals import EXIT_STOPPED, on_sigterm
 from pipeline import annotate as flow
 from pipeline.annotate import Annotation, Report
 from pipeline.config import Config, load_config
 from pipeline.errors import UNEXPECTED
+from pipeline.records import recorded_revisions
 from pipeline.sources import Corpus, read_corpus
+from pipeline.store import open_output
 from pipeline.versions import clips_version
 
 console = Console(highlight=False, soft_wrap=True)
@@ -50,20 +61,25 @@ def wanted_of(bundle: Bundle) -> Annotation:
     )
 
 
-def resolve(bundle: str, config: Config) -> Bundle:
-    """Find the files of a bundle under a configuration."""
+def resolve(bundle: str, config: Config, out: str | None = None, follow_models: bool = False) -> Bundle:
+    """Find the files of a bundle under a configuration.
+
+    Models without a pinned revision keep to that which the latest run of `out` used, unless they are followed.
+    """
+    keep = out is not None and not follow_models
     return resolve_bundle(
         bundle,
         clips_version(config.decode),
         config.models.mirror,
         config.models.cache,
+        revisions=recorded_revisions(open_output(out, config.storage.options)) if keep and out else {},
         storage_options=config.storage.options,
     )
 
 
-def run(corpus: str, out: str, bundle: str, config: Config) -> Report:
+def run(corpus: str, out: str, bundle: str, config: Config, follow_models: bool = False) -> Report:
     """Annotate a corpus and print what is done; returns how it ended."""
-    models = resolve(bundle, config)
+    models = resolve(bundle, config, out, follow_models)
     sources = read_corpus(corpus, config)
     say_what_is_wanted(sources, models)
 
@@ -144,6 +160,7 @@ def annotate(
     out: OutArgument,
     bundle: BundleOption = "pyfeat",
     every: EveryOption = None,
+    follow_models: FollowOption = False,
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
@@ -159,7 +176,7 @@ def annotate(
       ray job submit --working-dir . -- python -m jobs.annotate CORPUS OUT
     """
     with exit_on_error():
-        report = run(corpus, out, bundle, settings(config, assignments, every))
+        report = run(corpus, out, bundle, settings(config, assignments, every), follow_models)
     raise typer.Exit(EXIT_STOPPED if report.stopped else 0 if report.in_order else 1)
 
 

@@ -7,8 +7,10 @@ import typer
 
 from jobs import demo as demo_job
 from jobs import models as models_job
+from jobs import quarantine, versions
 from jobs.annotate import annotate, console, settings
 from jobs.export import export
+from jobs.forget import forget
 from jobs.options import BundleOption, ConfigOption, OutArgument, SetOption, exit_on_error
 from jobs.plan import plan
 from pipeline.config import describe
@@ -24,6 +26,9 @@ app.command()(annotate)
 app.command()(export)
 app.add_typer(models_job.app, name="models")
 app.command()(plan)
+app.command()(forget)
+app.add_typer(versions.app, name="versions")
+app.add_typer(quarantine.app, name="quarantine")
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
 

@@ -27,6 +27,12 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="YAML file; `faceatlas config` prints all settings.")
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="One setting, a.b=c; may be repeated.")]
+FollowOption = Annotated[
+    bool,
+    typer.Option(
+        "--follow-models", help="Take the newest revision of models whose revision is not pinned, not the recorded one."
+    ),
+]
 
 
 @contextmanager

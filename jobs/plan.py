@@ -9,7 +9,16 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.annotate import resolve, settings, wanted_of
-from jobs.options import BundleOption, ConfigOption, CorpusArgument, EveryOption, OutArgument, SetOption, exit_on_error
+from jobs.options import (
+    BundleOption,
+    ConfigOption,
+    CorpusArgument,
+    EveryOption,
+    FollowOption,
+    OutArgument,
+    SetOption,
+    exit_on_error,
+)
 from pipeline import annotate as flow
 from pipeline import schema
 from pipeline.plan import Plan
@@ -26,6 +35,7 @@ def plan(
     out: OutArgument,
     bundle: BundleOption = "pyfeat",
     every: EveryOption = None,
+    follow_models: FollowOption = False,
     config: ConfigOption = None,
     assignments: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
@@ -36,7 +46,7 @@ def plan(
     """
     with exit_on_error():
         chosen = settings(config, assignments, every)
-        models = resolve(bundle, chosen)
+        models = resolve(bundle, chosen, out, follow_models)
         sources = read_corpus(corpus, chosen)
         wanted = wanted_of(models)
         difference = flow.plan_run(sources, out, wanted, chosen)

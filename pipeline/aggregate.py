@@ -1,19 +1,31 @@
 """The last aggregation: tracks of every shard (Ray tasks), then identities over the whole corpus.
 
-`tracks` and `identities` are snapshots: each aggregation writes a version of its own, and `current.json` switches to
-both at once, so that no reader ever sees tracks of one clustering beside identities of another.
+`tracks`, `identities`, `ambiguous_pairs` and `lineage` are snapshots: each aggregation writes a version of its own, and
+`current.json` switches to all at once, so that no reader ever sees tracks of one clustering
+beside identities of another.
 """
 
+import json
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema, store
 from pipeline.chunks import Job
-from pipeline.config import Config
-from pipeline.identities import cluster_tracks
+from pipeline.config import Config, IdentitiesConfig
+from pipeline.decisions import digest_decisions, read_decisions
+from pipeline.identities import Before, cluster_tracks
+from pipeline.lineage import write_lineage
 from pipeline.tracks import link_shard
+from pipeline.versions import digest
+
+#: what one aggregation writes, all of one version
+TABLES = ("tracks", "identities", "ambiguous_pairs", "lineage")
+_HISTORY_KEY = b"faceatlas.clustering"
+_SLIM = [name for name in schema.TRACKS.names if name not in ("frames", "members")]
 
 
 def aggregate(
@@ -27,7 +39,7 @@ def aggregate(
 
     Args:
         out: output folder.
-        versions: of the slots and of `clips`, `tracks`, `identities`.
+        versions: of the slots, of `clips` and of TABLES.
         config: settings.
         same_person_cosine: of the embedding model; None: tracks by overlap, no identities.
         start_ray: called before the first task.
@@ -37,39 +49,95 @@ def aggregate(
     """
     job = Job(out, config, versions)
     output = job.open()
-    identities_path = f"{store.partition('identities', versions['identities'])}/identities.parquet"
-    if not output.exists(identities_path):
-        import ray  # not before it is needed: a run without work does not wait for it to load
-
+    if not output.exists(_path("identities", versions["identities"])):
         start_ray()
-        clips = store.read_version(output, "clips", versions["clips"], ["clip_id", "shard", "status"])
-        done = clips.filter(pc.equal(clips["status"], "done"))
-        shards = sorted(done["shard"].unique().to_pylist())
-        link = ray.remote(num_cpus=1)(link_one_shard)
-        parts = [link.remote(job, shard, _ids(done, shard)) for shard in shards]
-        tracks = pa.concat_tables([schema.TRACKS.empty_table(), *ray.get(parts)])
-        identities = schema.IDENTITIES.empty_table()
-        if same_person_cosine is not None:
-            of_track, identities = cluster_tracks(tracks, same_person_cosine, config.identities)
-            column = tracks.column_names.index("identity_id")
-            tracks = tracks.set_column(column, schema.TRACKS.field("identity_id"), of_track)
-        for shard in shards:
-            rows = tracks.filter(pc.equal(tracks["shard"], shard))
-            store.write_shard(output, "tracks", versions["tracks"], shard, rows)
-        # written last: its presence says that the snapshot is whole
-        store.write_parquet(output, identities_path, identities)
+        _make_snapshot(job, output, same_person_cosine)
     return (
         store.read_version(output, "tracks", versions["tracks"], ["track_id"]).num_rows,
         store.read_version(output, "identities", versions["identities"], ["identity_id"]).num_rows,
     )
 
 
+def _make_snapshot(job: Job, output: store.Output, same_person_cosine: float | None) -> None:
+    # not before they are needed: a run without work does not wait for Ray to load
+    import ray
+
+    from pipeline.neighbour_tasks import search_by_tasks
+
+    versions, config = job.versions, job.config.identities
+    clips = store.read_version(output, "clips", versions["clips"], ["clip_id", "shard", "status"])
+    done = clips.filter(pc.equal(clips["status"], "done"))
+    shards = sorted(done["shard"].unique().to_pylist())
+    # the lists of faces stay with the tasks: the driver sees what is needed to cluster, 2 kB per track
+    link: Any = ray.remote(num_cpus=1, num_returns=2)(_link_in_two)
+    parts = [link.remote(job, shard, _ids(done, shard)) for shard in shards]
+    slim = schema.TRACKS.empty_table().select(_SLIM)
+    tracks = pa.concat_tables([slim, *ray.get([part for part, _ in parts])])
+    identity_of_track = tracks["identity_id"].combine_chunks()
+    tables = {name: schema.table_schema(name).empty_table() for name in TABLES[1:]}
+    history: dict[str, str | int] = {}
+    if same_person_cosine is not None:
+        decisions = read_decisions(output)
+        rule = digest(same_person_cosine, config.model_dump(mode="json"))
+        old_version = store.read_current(output).get("identities", "none")
+        old, old_lineage, before, old_history = _read_before(output, old_version)
+        model = versions.get("embeddings", "none")
+        history = {"model": model, "rule": rule, "decisions": digest_decisions(decisions)}
+        frozen = _may_freeze(old_history, history, tracks.num_rows, config)
+        history["afresh"] = old_history["afresh"] if frozen else tracks.num_rows
+        search = partial(search_by_tasks, exact_up_to=config.exact_up_to, local_up_to=config.local_up_to)
+        who = cluster_tracks(
+            tracks,
+            same_person_cosine,
+            config,
+            before=Before(old, frozenset(_every_id(old_lineage)), frozen),
+            decisions=decisions,
+            search=search,
+        )
+        identity_of_track = who.identity_of_track
+        now = dict(zip(tracks["track_id"].to_pylist(), identity_of_track.to_pylist(), strict=True))
+        cause = "clustering"
+        if before:
+            cause = "model" if old_history.get("model") != model else cause
+            cause = "decision" if cause != "model" and old_history.get("decisions") != history["decisions"] else cause
+        new = write_lineage(now, old, versions["lineage"], cause)
+        tables = {
+            "identities": who.identities,
+            "ambiguous_pairs": who.ambiguous_pairs,
+            "lineage": pa.concat_tables([old_lineage, new]),
+        }
+    write = ray.remote(num_cpus=1)(_write_shard)
+    rows_of_shard = {shard: pc.equal(tracks["shard"], shard) for shard in shards}
+    ray.get(
+        [
+            write.remote(job, shard, whole, identity_of_track.filter(rows_of_shard[shard].combine_chunks()))
+            for shard, (_, whole) in zip(shards, parts, strict=True)
+        ]
+    )
+    # identities last: their presence says that the snapshot is whole
+    metadata = {_HISTORY_KEY: json.dumps(history).encode()}
+    for name in ("lineage", "ambiguous_pairs", "identities"):
+        store.write_parquet(
+            output, _path(name, versions[name]), tables[name], metadata if name == "identities" else None
+        )
+
+
+def _path(name: str, version: str) -> str:
+    return f"{store.partition(name, version)}/{name}.parquet"
+
+
 def _ids(done: pa.Table, shard: str) -> pa.Array:
     return done.filter(pc.equal(done["shard"], shard))["clip_id"].combine_chunks()
 
 
+def _link_in_two(job: Job, shard: str, clip_ids: pa.Array) -> tuple[pa.Table, pa.Table]:
+    """`link_one_shard` without the lists of faces, and with them; a Ray task."""
+    whole = link_one_shard(job, shard, clip_ids)
+    return whole.select(_SLIM), whole
+
+
 def link_one_shard(job: Job, shard: str, clip_ids: pa.Array) -> pa.Table:
-    """Tracks of the done clips of one shard, schema.TRACKS; a Ray task."""
+    """Tracks of the done clips of one shard, schema.TRACKS."""
     output = job.open()
     faces = store.read_version(output, "faces", job.versions["face"], shard=shard)
     faces = faces.filter(pc.is_in(faces["clip_id"], clip_ids))
@@ -80,9 +148,41 @@ def link_one_shard(job: Job, shard: str, clip_ids: pa.Array) -> pa.Table:
     return link_shard(faces, embeddings, shard, job.config.tracks)
 
 
+def _write_shard(job: Job, shard: str, tracks: pa.Table, identity_of_track: pa.Array) -> None:
+    """Write the tracks of a shard with their identities; a Ray task."""
+    column = tracks.column_names.index("identity_id")
+    rows = tracks.set_column(column, schema.TRACKS.field("identity_id"), identity_of_track)
+    store.write_shard(job.open(), "tracks", job.versions["tracks"], shard, rows)
+
+
+def _read_before(output: store.Output, version: str) -> tuple[dict[str, str], pa.Table, bool, dict]:
+    """Of the snapshot in force: identity of each track, lineage, whether there is one, and how it was made."""
+    lineage = store.read_version(output, "lineage", version)
+    lineage = lineage.select(schema.LINEAGE.names)
+    path = _path("identities", version)
+    if not output.exists(path):
+        return {}, schema.LINEAGE.empty_table(), False, {}
+    tracks = store.read_version(output, "tracks", version, ["track_id", "identity_id"])
+    named = tracks.filter(pc.is_valid(tracks["identity_id"]))
+    history = json.loads((store.read_file(output, path).schema.metadata or {}).get(_HISTORY_KEY, b"{}"))
+    of_track = dict(zip(named["track_id"].to_pylist(), named["identity_id"].to_pylist(), strict=True))
+    return of_track, lineage, True, history
+
+
+def _every_id(lineage: pa.Table) -> set[str]:
+    return {i for name in ("from_id", "to_id") for i in lineage[name].to_pylist() if i is not None}
+
+
+def _may_freeze(old: Mapping, new: Mapping, num_tracks: int, config: IdentitiesConfig) -> bool:
+    """Whether new tracks may simply be added: a large corpus, made alike, that has grown little since it was made."""
+    alike = all(old.get(name) == new[name] for name in ("model", "rule", "decisions"))
+    afresh = old.get("afresh", 0)
+    return alike and num_tracks > config.afresh_up_to and num_tracks <= afresh * (1 + config.afresh_growth)
+
+
 def drop_old_snapshots(output: store.Output, keep: set[str]) -> None:
-    """Remove snapshots of tracks and identities other than those to keep (the new one and the one before)."""
-    for name in ("tracks", "identities"):
+    """Remove snapshots other than those to keep (the new one and the one before)."""
+    for name in TABLES:
         for version in store.table_versions(output, name):
             if version not in keep:
                 output.fs.rm(output.path(store.partition(name, version)), recursive=True)

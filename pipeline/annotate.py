@@ -16,6 +16,7 @@ from pipeline.careful import Careful
 from pipeline.chunks import Job
 from pipeline.config import Config, PoolConfig
 from pipeline.errors import TRIED_AGAIN, ConfigError, OutputError
+from pipeline.forget import finish_forgetting
 from pipeline.plan import Plan, make_plan
 from pipeline.sources import Corpus
 from pipeline.stopping import Stop
@@ -165,11 +166,12 @@ def _annotate(
     """`annotate` under its lease."""
     started = time.monotonic()
     output = held.output
+    finish_forgetting(output)
     versions = all_versions(annotation, config)
     plan = make_plan(corpus, output, versions, annotation.needs, config.decode.chunk_frames)
     seconds = {"plan": time.monotonic() - started}
     _put_first_versions_in_force(output, versions)
-    _drop_stale(output, plan, annotation.versions)
+    drop_stale(output, plan, annotation.versions)
 
     tally = Tally(output, plan, versions)
     progress(tally)
@@ -194,7 +196,7 @@ def _annotate(
     if not tally.unaccounted and not stop.requested:
         cosine = annotation.same_person_cosine
         snapshot = aggregate_version(output, versions, config, cosine)
-        versions |= {"tracks": snapshot, "identities": snapshot}
+        versions |= dict.fromkeys(aggregate.TABLES, snapshot)
         tracks, identities = aggregate.aggregate(out, versions, config, cosine, start_ray)
         held.check()
         before = store.read_current(output).get("tracks", snapshot)
@@ -320,9 +322,12 @@ def _put_first_versions_in_force(output: store.Output, versions: Mapping[str, st
         store.switch_current(output, {name: version for name, version in first.items() if name not in current})
 
 
-def _drop_stale(output: store.Output, plan: Plan, versions: Mapping[str, str]) -> None:
+def drop_stale(output: store.Output, plan: Plan, versions: Mapping[str, str]) -> None:
+    """Take clips whose bytes have changed out of the tables of the slots (slot -> version)."""
     for shard, clip_ids in plan.stale.items():
-        for slot, version in versions.items():
+        for slot, version in reversed(
+            list(versions.items())
+        ):  # faces go last: no table holds rows of faces that are gone
             store.drop_clips(output, schema.TABLE_OF_SLOT[slot], version, shard, clip_ids)
 
 

@@ -14,6 +14,7 @@ from pipeline.config import Config
 from pipeline.decode import chunks_to_table
 from pipeline.errors import OutputError
 from pipeline.store import Output
+from pipeline.tombstones import without_forgotten
 
 #: what is said of a chunk once it is committed, or of a clip's end
 ACCOUNT = pa.schema(
@@ -128,6 +129,7 @@ def write_chunks(rows: pa.Table, job: Job) -> pa.Table:
     computed from its stored boxes, so that all tables speak of the same faces.
     """
     output = job.open()
+    rows = without_forgotten(rows, output)
     counts = rows["count"].combine_chunks()
     faces = rows["face_index"].combine_chunks().value_lengths().fill_null(0).cast(pa.int64())
     failed = rows["error"].combine_chunks().is_valid()

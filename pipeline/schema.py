@@ -231,11 +231,43 @@ IDENTITIES = pa.schema(
         field("clips", pa.int64(), "clips they lie in", nullable=False),
         field("faces", pa.int64(), "faces of all member tracks", nullable=False),
         field("cohesion", pa.float32(), "mean cosine of member tracks to the identity's centre; 1 for a single track"),
+        field("next_identity_id", pa.string(), "the closest other identity among the candidates; null: there is none"),
+        field("next_cosine", pa.float32(), "cosine of its centre to this one's; null: there is none"),
+        field("margin", pa.float32(), "cohesion less next_cosine: small or negative means doubtful; null: no next one"),
+        field("name", pa.string(), "given by `faceatlas identities name`; null: none"),
         field("embedding", pa.list_(pa.float32(), 512), "centre: weighted mean of the tracks' embeddings, unit length"),
         field("members", pa.list_(pa.string()), "track ids"),
         field("representative_clip_id", pa.string(), "clip of the face that shows the person best"),
         field("representative_frame", pa.int64(), "its frame"),
         field("representative_face", pa.int32(), "its `face` number"),
+    ]
+)
+
+
+#: tables of the whole corpus, one file and no shards
+WHOLE_TABLES = ("identities", "ambiguous_pairs", "lineage")
+
+AMBIGUOUS_PAIRS = pa.schema(
+    [
+        field("identity_a", pa.string(), "the smaller id of the two", nullable=False),
+        field("identity_b", pa.string(), "the other", nullable=False),
+        field("score", pa.float32(), "size-adjusted mean cosine, as the linkage sees it", nullable=False),
+        field("threshold", pa.float32(), "score from which the two would be one", nullable=False),
+        field("seen_together", pa.int64(), "pairs of their tracks that are in the picture at once", nullable=False),
+        field("reason", pa.string(), "close: just below the threshold; blocked: above, yet kept apart", nullable=False),
+        field("tracks_a", pa.int64(), "tracks of the first", nullable=False),
+        field("tracks_b", pa.int64(), "tracks of the second", nullable=False),
+    ]
+)
+
+LINEAGE = pa.schema(
+    [
+        field("snapshot", pa.string(), "version of the tracks and identities that brought it", nullable=False),
+        field("event", pa.string(), "merge, split or retire", nullable=False),
+        field("from_id", pa.string(), "identity of the snapshot before", nullable=False),
+        field("to_id", pa.string(), "identity that took its tracks; null: retired, its tracks are in none"),
+        field("tracks", pa.int64(), "tracks that went this way", nullable=False),
+        field("cause", pa.string(), "clustering, decision or model", nullable=False),
     ]
 )
 
@@ -247,6 +279,7 @@ def table_schema(name: str) -> pa.Schema:
         KeyError: no such table; the message lists the names.
     """
     fixed = {"clips": CLIPS, "quarantine": QUARANTINE, "tracks": TRACKS, "identities": IDENTITIES}
+    fixed |= {"ambiguous_pairs": AMBIGUOUS_PAIRS, "lineage": LINEAGE}
     if name in fixed:
         return fixed[name]
     for slot, table in TABLE_OF_SLOT.items():

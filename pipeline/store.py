@@ -221,12 +221,17 @@ def keep_rows(output: Output, path: str, wanted: Callable[[pa.Table], pa.Array])
     """
     rows = read_file(output, path)
     ledger = read_footer(output, path).select(LEDGER.names)
-    kept, chunks = rows.filter(wanted(rows)), ledger.filter(wanted(ledger))
-    if chunks.num_rows:
-        write_parquet(output, path, kept, {CHUNKS_KEY: _encode_ledger(chunks)})
+    kept = rows.filter(wanted(rows))
+    replace_chunks(output, path, kept, ledger.filter(wanted(ledger)))
+    return rows.num_rows - kept.num_rows
+
+
+def replace_chunks(output: Output, path: str, rows: pa.Table, ledger: pa.Table) -> None:
+    """Replace a file of a slot's table under its name, in one step; one without chunks is removed."""
+    if ledger.num_rows:
+        write_parquet(output, path, rows, {CHUNKS_KEY: _encode_ledger(ledger)})
     else:
         output.fs.rm_file(output.path(path))
-    return rows.num_rows - kept.num_rows
 
 
 def read_file(output: Output, path: str) -> pa.Table:
@@ -298,7 +303,7 @@ def read_version(
 ) -> pa.Table:
     """All rows of one version of a table, or of one shard of it; see `read_table`."""
     table = schema.table_schema(name)
-    if name != "identities" and "shard" not in table.names:
+    if name not in schema.WHOLE_TABLES and "shard" not in table.names:
         table = table.append(schema.field("shard", pa.string(), "partition of the corpus"))
     if columns is not None and (unknown := [column for column in columns if column not in table.names]):
         raise KeyError(f"table {name!r} has no column {', '.join(unknown)}; it has {', '.join(table.names)}")
@@ -324,7 +329,7 @@ def read_table(
     Args:
         out: output folder, any fsspec URI.
         name: `faces`, `landmarks`, `pose`, `action_units`, `emotions`, `embeddings`, `gaze`, `clips`, `quarantine`,
-            `tracks` or `identities`.
+            `tracks`, `identities`, `ambiguous_pairs` or `lineage`.
         columns: the columns wanted; None: all, `shard` (the partition) among them.
         storage_options: given to fsspec.
 

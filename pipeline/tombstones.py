@@ -8,7 +8,9 @@ person's faces: faces found there again are not written. Boxes say where not to 
 """
 
 import hashlib
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +20,7 @@ from pipeline import schema, store
 from pipeline.store import Output
 
 FOLDER = "tombstones"
+SAME_FACE_IOU = 0.5  # a face that overlaps a forgotten one by this much is that face again
 
 TOMBSTONES = pa.schema(
     [
@@ -37,6 +40,49 @@ def read_tombstones(output: Output) -> frozenset[str]:
     """Hidden names of the clips that are forgotten as a whole."""
     table = read_all(output)
     return frozenset(table.filter(table["frame"].is_null())["clip"].to_pylist())
+
+
+def write_tombstones(output: Output, clips: Iterable[str], faces: Iterable[tuple[str, int, Sequence[float]]]) -> None:
+    """Leave tombstones of whole clips, and of faces (clip_id, frame, box); the same ones again change nothing."""
+    rows: list[dict[str, Any]] = [{"clip": hide(clip), "frame": None, "box": None} for clip in sorted(clips)]
+    rows += [{"clip": hide(clip), "frame": frame, "box": list(box)} for clip, frame, box in sorted(faces)]
+    name = hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
+    store.write_parquet(output, f"{FOLDER}/{name}.parquet", pa.Table.from_pylist(rows, schema=TOMBSTONES))
+
+
+def without_forgotten(rows: pa.Table, output: Output) -> pa.Table:
+    """Chunks (schema.FLOW) without the faces found in this run that lie on a forgotten one."""
+    tombstones = read_all(output)
+    tombstones = tombstones.filter(tombstones["frame"].is_valid())
+    hidden = [hide(clip_id) for clip_id in rows["clip_id"].to_pylist()]
+    mine = tombstones.filter(pc.is_in(tombstones["clip"], value_set=pa.array(hidden, pa.string()))).to_pylist()
+    if not mine:
+        return rows
+    boxes: dict[tuple[str, int], list[list[float]]] = {}
+    for stone in mine:
+        boxes.setdefault((stone["clip"], stone["frame"]), []).append(stone["box"])
+    changed = []
+    for row, name in zip(rows.to_pylist(), hidden, strict=True):
+        if row["face"] and row["face_number"] is None:
+            frames = [row["frames"][i] for i in row["face_index"]]
+            faces = np.array(row["face"], np.float32).reshape(len(frames), -1)
+            keep = [
+                all(overlap(faces[i, :4], box) < SAME_FACE_IOU for box in boxes.get((name, frame), ()))
+                for i, frame in enumerate(frames)
+            ]
+            for column in ("face_index", *schema.SLOTS):
+                if row[column] is not None:
+                    row[column] = np.array(row[column]).reshape(len(frames), -1)[keep].ravel()
+        changed.append(row)
+    return pa.Table.from_pylist(changed, schema=rows.schema)
+
+
+def overlap(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
+    """Intersection over union of two boxes, x1 y1 x2 y2."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    inside = max(0.0, float(width)) * max(0.0, float(height))
+    areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in (a, b)]
+    return inside / max(sum(areas) - inside, 1e-9)
 
 
 def read_all(output: Output) -> pa.Table:

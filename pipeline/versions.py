@@ -9,10 +9,11 @@ import pyarrow.compute as pc
 
 from pipeline import store
 from pipeline.config import Config, DecodeConfig
+from pipeline.decisions import digest_decisions, read_decisions
 from pipeline.store import Output
 
 DECODE_ALGORITHM = 1  # raised when decoding gives other pixels, indices or times
-AGGREGATE_ALGORITHM = 1  # raised when the same faces give other tracks or identities
+AGGREGATE_ALGORITHM = 2  # raised when the same faces give other tracks or identities
 
 
 def digest(*content: Any) -> str:
@@ -43,4 +44,5 @@ def aggregate_version(
         config.identities.model_dump(mode="json"),
         same_person_cosine,
         corpus.hexdigest(),
+        digest_decisions(read_decisions(output)),
     )

@@ -110,7 +110,7 @@ def test_a_mirror_is_a_folder_laid_out_like_the_hub_and_older_file_names_serve(t
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(file.repo.encode())
     bundle = resolve_bundle("pyfeat", mirror=f"file://{tmp_path}")
-    assert [model.slot for model in bundle.models] == ["face", "landmarks", "pose", "emotions", "embeddings", "gaze"]
+    assert [model.slot for model in bundle.models] == list(SLOTS)
     assert bundle.slot("face").files["weights"].uri.endswith("retinaface_r34.safetensors")
     assert bundle.slot("pose").needs == ("face", "landmarks")
 

@@ -119,16 +119,19 @@ def test_the_cache_of_this_machine_is_verified_against_the_digests_of_the_hub(py
     arcface.resolve().write_bytes(b"damaged")
     found = [outcome for outcome in verify_cache(cache) if outcome.state != "ok"]
     assert [(outcome.path, outcome.state) for outcome in found] == [(str(arcface), "differs")]
-    assert [o.state for o in verify_cache(str(tmp_path / "empty"), published("pyfeat"))] == ["missing"] * 5
+    assert [o.state for o in verify_cache(str(tmp_path / "empty"), published("pyfeat"))] == ["missing"] * len(
+        published("pyfeat")
+    )
 
 
 def test_copies_of_a_mirrors_files_are_verified_too(pyfeat, memory, tmp_path):
     cache = tmp_path / "cache"
     list(pull(published("pyfeat"), "memory://mirror"))
     resolve_bundle("pyfeat", mirror="memory://mirror", cache=str(cache))
-    assert [outcome.state for outcome in verify_cache(str(cache))] == ["ok"] * 5
+    assert [outcome.state for outcome in verify_cache(str(cache))] == ["ok"] * len(published("pyfeat"))
     next(cache.glob("*/arcface_r50.safetensors")).write_bytes(b"damaged")
-    assert sorted(outcome.state for outcome in verify_cache(str(cache))) == ["differs", *["ok"] * 4]
+    whole = ["ok"] * (len(published("pyfeat")) - 1)
+    assert sorted(outcome.state for outcome in verify_cache(str(cache))) == ["differs", *whole]
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torchvision.ops import box_iou
@@ -75,6 +77,14 @@ def test_what_else_is_in_the_batch_does_not_matter(detector, read_image, dlib_fa
         torch.testing.assert_close(together.boxes_N4[mine], alone.boxes_N4, rtol=1e-4, atol=1e-2)
         torch.testing.assert_close(together.points_N52[mine], alone.points_N52, rtol=1e-4, atol=1e-2)
         torch.testing.assert_close(together.scores_N[mine], alone.scores_N, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_boxes_are_decoded_in_float32_whatever_the_weights(detector, read_image, data):
+    frame = read_image(data / "images" / "pyfeat" / "single_face.jpg")
+    found, exact = copy.deepcopy(detector).to(torch.float64).detect(frame), detector.detect(frame)
+    assert {found.boxes_N4.dtype, found.scores_N.dtype, found.points_N52.dtype} == {torch.float32}
+    torch.testing.assert_close(found.boxes_N4, exact.boxes_N4, rtol=1e-4, atol=1e-2)
 
 
 @torch.inference_mode()

@@ -1,12 +1,17 @@
 """`faceatlas models`: the real command line, and a hub on this machine."""
 
+import hashlib
 import json
 
 import pytest
 from typer.testing import CliRunner
 
 from actors.catalog import BUNDLES, MODELS
+from jobs import annotate
 from jobs.cli import app
+from pipeline.config import load_config
+from pipeline.schema import CLIP
+from pipeline.sources import Corpus
 
 
 @pytest.fixture
@@ -45,7 +50,7 @@ def test_pull_verify_and_list_a_mirror(pyfeat, tmp_path):
     code, said = models("verify", "--set", f"models.mirror={mirror}")
     assert code == 1
     assert "differs    py-feat/arcface_r50/arcface_r50.safetensors" in said
-    assert "4 of 5 files" in said
+    assert "7 of 8 files" in said
 
 
 def test_pull_says_what_the_hub_lacks_and_does_the_rest(pyfeat, tmp_path):
@@ -53,7 +58,7 @@ def test_pull_says_what_the_hub_lacks_and_does_the_rest(pyfeat, tmp_path):
     code, said = models("pull", "--to", tmp_path / "mirror", "--bundle", "pyfeat")
     assert code == 1
     assert "failed     py-feat/arcface_r50/arcface_r50.safetensors" in said
-    assert "4 of 5 files" in said
+    assert "7 of 8 files" in said
 
 
 @pytest.mark.parametrize("command", [("pull", "--to", "x"), ("verify", "--bundle", "cascade")])
@@ -61,3 +66,16 @@ def test_a_command_that_would_do_nothing_says_so(command):
     code, said = models(*command)
     assert code == 2
     assert "which models" in said or "nothing to verify" in said
+
+
+def test_a_run_says_and_records_licences_and_commits(pyfeat, capsys):
+    bundle = annotate.resolve("pyfeat", load_config(None, [], {}))
+    annotate.say_what_is_wanted(Corpus(CLIP.empty_table(), []), bundle)
+    assert (
+        "research only: the weights of embeddings arcface_r50 (non-commercial research only)" in capsys.readouterr().out
+    )
+    recorded = annotate.wanted_of(bundle).models["embeddings"]
+    assert (recorded["research_only"], recorded["licence"]) == (True, "non-commercial research only")
+    file = recorded["files"]["weights"]
+    assert (file["repo"], file["revision"]) == ("py-feat/arcface_r50", pyfeat.commit)
+    assert file["sha256"] == hashlib.sha256(b"py-feat/arcface_r50").hexdigest()

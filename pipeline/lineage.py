@@ -1,0 +1,105 @@
+"""Identity ids that last: clusters of this run take over the ids of the run before by the tracks that they share.
+
+The id goes with the greatest number of shared tracks, one id to one cluster. What else happened to the old identities
+is said in rows of `lineage`: an identity whose tracks went to a cluster that bears another id was merged into it, one
+whose tracks went several ways was split, one whose tracks are in no cluster is retired. The same
+holds when the embedding
+model has changed, since track ids do not depend on it: ids are carried over, and the lineage says how much was moved.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from pipeline.schema import LINEAGE
+
+
+def found_id(founder: str, taken: set[str]) -> str:
+    """The id of a new identity: 16 hex digits from its founder's track id, and not one that is or was in use."""
+    for attempt in range(1 << 16):
+        name = f"identity/{founder}" if attempt == 0 else f"identity/{founder}/{attempt}"
+        identity_id = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+        if identity_id not in taken:
+            return identity_id
+    raise ValueError(f"no free identity id for the founder {founder}; {len(taken)} are in use")
+
+
+def carry_ids(
+    members: Mapping[int, Sequence[str]],
+    founders: Mapping[int, str],
+    before: Mapping[str, str],
+    retired: set[str],
+) -> dict[int, str]:
+    """Give every cluster an id.
+
+    Args:
+        members: cluster -> track ids.
+        founders: cluster -> track id of the member that founds it, if it is new.
+        before: track id -> identity_id of the snapshot before.
+        retired: ids of older snapshots, which are not used again.
+
+    Returns:
+        cluster -> identity_id, all different.
+    """
+    shared = Counter(
+        (before[track], cluster) for cluster, tracks in members.items() for track in tracks if track in before
+    )
+    id_of: dict[int, str] = {}
+    given: set[str] = set()
+    # the largest overlap first; ties by old id and founder, never by the order in which clusters come
+    for (old, cluster), _ in sorted(shared.items(), key=lambda item: (-item[1], item[0][0], founders[item[0][1]])):
+        if old not in given and cluster not in id_of:
+            id_of[cluster] = old
+            given.add(old)
+    taken = given | retired | set(before.values())
+    for cluster in sorted(set(members) - set(id_of), key=lambda cluster: founders[cluster]):
+        id_of[cluster] = found_id(founders[cluster], taken)
+        taken.add(id_of[cluster])
+    return id_of
+
+
+def write_lineage(now: Mapping[str, str | None], before: Mapping[str, str], snapshot: str, cause: str) -> pa.Table:
+    """What happened to the identities of the snapshot before.
+
+    Args:
+        now: track id -> identity_id, or None for a track in no identity; tracks that are gone are absent.
+        before: track id -> identity_id.
+        snapshot: version of the new snapshot.
+        cause: `clustering`, `decision` or `model`.
+
+    Returns:
+        LINEAGE, a row for each way other than staying, sorted by from_id and to_id. An identity whose tracks all went
+        to one other id is `merge`, several ways or a part `split`, those that are in no identity now `retire`.
+    """
+    ways: defaultdict[str, Counter[str | None]] = defaultdict(Counter)
+    for track, old in before.items():
+        if track in now:
+            ways[old][now[track]] += 1
+    rows = []
+    for old, targets in sorted(ways.items()):
+        found = [target for target in targets if target is not None]
+        for target, tracks in sorted(targets.items(), key=lambda item: item[0] or ""):
+            if target == old or (target is None and found):
+                continue
+            event = "retire" if target is None else "merge" if len(found) == 1 else "split"
+            rows.append(dict(zip(LINEAGE.names, (snapshot, event, old, target, tracks, cause), strict=True)))
+    return pa.Table.from_pylist(rows, schema=LINEAGE)
+
+
+def resolve_id(identity_id: str, lineage: pa.Table, living: set[str]) -> str:
+    """Follow an id that was in use once to the identity that bears it or has taken it in.
+
+    Raises:
+        KeyError: it was never in use, or its tracks are in no identity any more.
+    """
+    merged = {row["from_id"]: row["to_id"] for row in lineage.to_pylist() if row["event"] == "merge"}
+    seen = set()
+    current = identity_id
+    while current not in living:
+        if current in seen or current not in merged:
+            raise KeyError(f"no identity {identity_id}; see the tables identities and lineage")
+        seen.add(current)
+        current = merged[current]
+    return current

@@ -1,0 +1,242 @@
+"""Nearest neighbours by cosine: which tracks may be one person at all.
+
+    unit vectors, rounded to a grid on which float32 products are exact            to_grid
+        |  exact: tiles of the similarity matrix, each pair of rows once           exact_neighbours
+        |  approximate: the same inside overlapping partitions around pivots       partitioned_neighbours
+    Nearest, k per row  ->  candidate pairs                                        pairs
+
+On the grid every cosine is one number, whatever the order of summation: tiles, partitions, threads, BLAS libraries and
+tensor cores have no effect. Ties go to the smaller row, so the k nearest are one set, in whatever order they are found.
+Letters: N rows, D width, k neighbours, P partitions.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+#: Coordinates are multiples of 1 / GRID: products are multiples of 2^-22 and every partial sum of a cosine lies below
+#: 4 in size (Cauchy-Schwarz), which the 24 bits of a float32 hold exactly. A cosine moves by about 2e-4.
+GRID = 2048
+#: Rows of a tile: 4096 x 4096 float32 are 64 MB.
+TILE = 4096
+#: Rows per pivot, and pivots that each row belongs to, when neighbours are approximate.
+ROWS_PER_PIVOT, OVERLAP = 2048, 4
+_PIVOT_ROUNDS, _ROWS_TO_FIT = 4, 32
+_ABSENT = np.float32(-4)
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The k nearest rows of each of N rows, nearest first, ties by row.
+
+    Attributes:
+        cosine: float32 (N, k), -4 where there are fewer.
+        row: int32 (N, k), -1 where there are fewer.
+    """
+
+    cosine: np.ndarray
+    row: np.ndarray
+
+    @staticmethod
+    def none(num: int, k: int) -> "Nearest":
+        """Nothing found yet."""
+        return Nearest(np.full((num, k), _ABSENT), np.full((num, k), -1, np.int32))
+
+
+def to_grid(unit_ND: np.ndarray) -> np.ndarray:
+    """Unit vectors rounded to the grid: float16 (N, D), which holds it exactly.
+
+    Raises:
+        ValueError: a vector is longer than 1.
+    """
+    grid_ND = np.empty(unit_ND.shape, np.float16)
+    for begin in range(0, len(unit_ND), TILE):
+        block_BD = np.rint(unit_ND[begin : begin + TILE].astype(np.float32) * GRID) / GRID
+        if (np.einsum("bd,bd->b", block_BD, block_BD) > 1.1).any():
+            raise ValueError("the grid is for vectors of unit length; divide them by their length first")
+        grid_ND[begin : begin + TILE] = block_BD
+    return grid_ND
+
+
+def exact_neighbours(grid_ND: np.ndarray, k: int, least: float) -> Nearest:
+    """The k nearest of each row among those whose cosine is at least `least`.
+
+    Args:
+        grid_ND: float16 of `to_grid`.
+        k: neighbours kept per row.
+        least: cosine from which a pair counts.
+    """
+    found = Nearest.none(len(grid_ND), k)
+    rows_N = np.arange(len(grid_ND), dtype=np.int32)
+    search_among(grid_ND, rows_N, rows_N, least, found)
+    return found
+
+
+def find_neighbours(grid_ND: np.ndarray, fresh_N: np.ndarray, k: int, least: float) -> Nearest:
+    """`exact_neighbours` among the pairs with at least one fresh row (bool, (N,))."""
+    found = Nearest.none(len(grid_ND), k)
+    fresh, known = (np.flatnonzero(mask_N).astype(np.int32) for mask_N in (fresh_N, ~fresh_N))
+    search_among(grid_ND, fresh, fresh, least, found)
+    search_among(grid_ND, fresh, known, least, found)
+    return found
+
+
+def search_among(grid_ND: np.ndarray, left: np.ndarray, right: np.ndarray, least: float, into: Nearest) -> None:
+    """Look at all pairs of a row of `left` and a row of `right`, each once, and keep the nearest of both sides.
+
+    Args:
+        grid_ND: float16 of `to_grid`.
+        left: int32, rising rows.
+        right: the same rows, or rows that are all different from them.
+        least: cosine from which a pair counts.
+        into: of all N rows, written in place.
+    """
+    same = left is right
+    for begin_l in range(0, len(left), TILE):
+        rows_l = left[begin_l : begin_l + TILE]
+        tile_LD = grid_ND[rows_l].astype(np.float32)
+        for begin_r in range(begin_l if same else 0, len(right), TILE):
+            rows_r = right[begin_r : begin_r + TILE]
+            tile_RD = tile_LD if same and begin_r == begin_l else grid_ND[rows_r].astype(np.float32)
+            cosine_LR = tile_LD @ tile_RD.T
+            _keep_tile(cosine_LR, rows_l, rows_r, same and begin_r == begin_l, least, into.cosine, into.row)
+
+
+def merge_nearest(into: Nearest, rows: np.ndarray, part: Nearest) -> None:
+    """Add what another search found for some rows; the same pair may come twice."""
+    _keep_rows(into.cosine, into.row, rows, part.cosine, part.row)
+
+
+@njit(cache=True)
+def _keep(cosine_Nk, row_Nk, a, b, cosine):  # type: ignore[no-untyped-def]
+    """Put b on the list of a, unless it is there or k nearer ones are."""
+    k = cosine_Nk.shape[1]
+    if cosine < cosine_Nk[a, k - 1] or (cosine == cosine_Nk[a, k - 1] and b >= row_Nk[a, k - 1]):
+        return
+    place = k - 1
+    while place > 0 and (
+        cosine > cosine_Nk[a, place - 1] or (cosine == cosine_Nk[a, place - 1] and b < row_Nk[a, place - 1])
+    ):
+        place -= 1
+    if place > 0 and row_Nk[a, place - 1] == b:
+        return
+    for i in range(k - 1, place, -1):
+        cosine_Nk[a, i] = cosine_Nk[a, i - 1]
+        row_Nk[a, i] = row_Nk[a, i - 1]
+    cosine_Nk[a, place] = cosine
+    row_Nk[a, place] = b
+
+
+@njit(cache=True)
+def _keep_tile(cosine_LR, rows_l, rows_r, diagonal, least, cosine_Nk, row_Nk):  # type: ignore[no-untyped-def]
+    for i in range(len(rows_l)):
+        for j in range(i + 1 if diagonal else 0, len(rows_r)):
+            cosine = cosine_LR[i, j]
+            if cosine >= least:
+                _keep(cosine_Nk, row_Nk, rows_l[i], rows_r[j], cosine)
+                _keep(cosine_Nk, row_Nk, rows_r[j], rows_l[i], cosine)
+
+
+@njit(cache=True)
+def _keep_rows(cosine_Nk, row_Nk, rows, cosine_Pk, row_Pk):  # type: ignore[no-untyped-def]
+    for i in range(len(row_Pk)):
+        for j in range(row_Pk.shape[1]):
+            if row_Pk[i, j] >= 0:
+                _keep(cosine_Nk, row_Nk, rows[i], row_Pk[i, j], cosine_Pk[i, j])
+
+
+def pairs(found: Nearest) -> tuple[np.ndarray, np.ndarray]:
+    """Candidate pairs: a pair stays if either side keeps it.
+
+    Returns:
+        int64 (E, 2), each pair once with the smaller row first, sorted; and its cosine, float32 (E,).
+    """
+    num, k = found.row.shape
+    keep = found.row.ravel() >= 0
+    row = np.repeat(np.arange(num, dtype=np.int64), k)[keep]
+    other = found.row.ravel()[keep].astype(np.int64)
+    key = np.minimum(row, other) * num + np.maximum(row, other)
+    key, place = np.unique(key, return_index=True)
+    return np.stack([key // max(num, 1), key % max(num, 1)], axis=1), found.cosine.ravel()[keep][place]
+
+
+# -- approximate ------------------------------------------------------------------------------------------------------
+
+
+def partitions(grid_ND: np.ndarray, rows_per_pivot: int = ROWS_PER_PIVOT, overlap: int = OVERLAP) -> list[np.ndarray]:
+    """Overlapping partitions of the rows: each row lies in those of its nearest pivots.
+
+    Pivots are fitted by a few rounds of spherical k-means to evenly spread rows. Sums of vectors on the grid are exact
+    in float64, so the same rows in the same order give the same partitions on any machine.
+
+    Returns:
+        Rising rows of each partition, int32.
+    """
+    num = len(grid_ND)
+    num_pivots = max(1, -(-num // rows_per_pivot))
+    sample = np.unique(np.linspace(0, num - 1, min(num, num_pivots * _ROWS_TO_FIT)).astype(np.int64))
+    sample_SD = grid_ND[np.random.default_rng(0).permutation(sample)].astype(np.float32)
+    pivot_PD = sample_SD[:num_pivots].copy()
+    for _ in range(_PIVOT_ROUNDS):
+        nearest_S = np.concatenate([_nearest_pivots(block, pivot_PD, 1)[:, 0] for block in _tiles(sample_SD)])
+        sum_PD = np.zeros(pivot_PD.shape)
+        np.add.at(sum_PD, nearest_S, sample_SD)
+        length_P = np.sqrt((sum_PD**2).sum(axis=1))
+        fitted = length_P > 0
+        pivot_PD[fitted] = to_grid(sum_PD[fitted] / length_P[fitted, None])
+    overlap = min(overlap, len(pivot_PD))
+    nearest_NO = np.concatenate([_nearest_pivots(b.astype(np.float32), pivot_PD, overlap) for b in _tiles(grid_ND)])
+    order = np.argsort(nearest_NO.ravel(), kind="stable")
+    bounds = np.searchsorted(nearest_NO.ravel()[order], np.arange(1, len(pivot_PD)))
+    return [(part // overlap).astype(np.int32) for part in np.split(order, bounds)]
+
+
+def _tiles(array: np.ndarray) -> Iterator[np.ndarray]:
+    return (array[begin : begin + TILE] for begin in range(0, len(array), TILE))
+
+
+def _nearest_pivots(block_BD: np.ndarray, pivot_PD: np.ndarray, num: int) -> np.ndarray:
+    """The `num` nearest pivots of each row, ties by pivot: int64 (B, num)."""
+    cosine_BP = block_BD @ pivot_PD.T
+    # the pivot enters the key, so that equal cosines have one order: 2^-22 steps times at most 2^30 pivots fit float64
+    key_BP = cosine_BP.astype(np.float64) - np.arange(len(pivot_PD)) * 2.0**-52
+    if num < len(pivot_PD):
+        return np.argpartition(-key_BP, num - 1, axis=1)[:, :num]
+    return np.tile(np.arange(len(pivot_PD)), (len(block_BD), 1))
+
+
+def partitioned_neighbours(
+    grid_ND: np.ndarray, k: int, least: float, rows_per_pivot: int = ROWS_PER_PIVOT, overlap: int = OVERLAP
+) -> Nearest:
+    """`exact_neighbours` among the pairs that share a partition; `measure_recall` says how many that leaves out."""
+    found = Nearest.none(len(grid_ND), k)
+    for rows in partitions(grid_ND, rows_per_pivot, overlap):
+        search_among(grid_ND, rows, rows, least, found)
+    return found
+
+
+def measure_recall(grid_ND: np.ndarray, found: Nearest, least: float, sample: int = 512) -> float:
+    """Share of the true neighbours of evenly spread rows that were found; NaN if they have none.
+
+    A row's true neighbours are its k nearest with a cosine of at least `least`.
+    """
+    num, k = found.row.shape
+    rows = np.unique(np.linspace(0, max(num - 1, 0), min(sample, num)).astype(np.int64))
+    true = Nearest.none(len(rows), k)
+    query_QD = grid_ND[rows].astype(np.float32)
+    for begin in range(0, num, TILE):
+        cosine_QB = query_QD @ grid_ND[begin : begin + TILE].astype(np.float32).T
+        _keep_queries(cosine_QB, rows, begin, least, true.cosine, true.row)
+    hits = sum(np.isin(true.row[i][true.row[i] >= 0], found.row[row]).sum() for i, row in enumerate(rows))
+    total = int((true.row >= 0).sum())
+    return float(hits / total) if total else float("nan")
+
+
+@njit(cache=True)
+def _keep_queries(cosine_QB, rows, begin, least, cosine_Qk, row_Qk):  # type: ignore[no-untyped-def]
+    for i in range(cosine_QB.shape[0]):
+        for j in range(cosine_QB.shape[1]):
+            if cosine_QB[i, j] >= least and begin + j != rows[i]:
+                _keep(cosine_Qk, row_Qk, i, begin + j, cosine_QB[i, j])

@@ -1,0 +1,171 @@
+"""Kill -9 before each file operation of a writer, one after the other; `python crash_writer.py FOLDER annotate|forget`.
+
+Prints the number of operations. Ends with an error if after any death a plain reader sees something it should not, or
+if the next run does not end with the tables of an undisturbed one. Processes are forked: nothing here may run Arrow
+before the fork.
+"""
+
+import itertools
+import os
+import shutil
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from pipeline import chunks, forget, schema, store
+from pipeline.annotate import drop_stale
+from pipeline.chunks import Job
+from pipeline.config import Config
+from pipeline.plan import make_plan
+from pipeline.sources import Corpus
+from pipeline.tally import Tally
+
+VERSIONS = {"face": "f1", "landmarks": "l1", "clips": "c1", "quarantine": "c1"}
+NEEDS = {"face": (), "landmarks": ("face",)}
+TABLES = {"faces": "f1", "landmarks": "l1"}
+LENGTH, CHUNK = 8, 4
+WRITES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link"}
+
+
+def die_before(number, folder):
+    """End this process with SIGKILL before the number-th operation that changes something below the folder."""
+    seen = itertools.count(1)
+
+    def watch(event, arguments):
+        changes = event in WRITES and not (event == "open" and str(arguments[1]) in ("r", "rb", "None"))
+        if changes and str(arguments[0]).startswith(str(folder)) and next(seen) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def run(out, prints):
+    """What a run does, with models that need no video: one face per frame. prints: clip -> fingerprint."""
+    rows = [{"clip_id": c, "uri": f"file:///videos/{c}.mp4", "shard": "s", "fingerprint": f} for c, f in prints.items()]
+    corpus = Corpus(pa.Table.from_pylist(rows, schema=schema.CLIP), [])
+    output = store.open_output(str(out))
+    forget.finish_forgetting(output)
+    plan = make_plan(corpus, output, VERSIONS, NEEDS)
+    slots = {slot: VERSIONS[slot] for slot in NEEDS}
+    drop_stale(output, plan, slots)
+    tally = Tally(output, plan, VERSIONS)
+    flow = [row for work in plan.work.to_pylist() for row in flow_rows(work)]
+    flow.sort(key=lambda row: row["first"])  # files hold chunks of several clips
+    job = Job(str(out), Config(), slots)
+    for at in range(0, len(flow), 2):
+        tally.add(chunks.write_chunks(pa.Table.from_pylist(flow[at : at + 2], schema=schema.FLOW), job))
+    assert not tally.unaccounted
+    store.switch_current(output, {**TABLES, "clips": "c1", "quarantine": "c1"})
+    return tally
+
+
+def flow_rows(work):
+    have = {i for part in work["have"] for i in range(part["first"], min(part["first"] + part["count"], LENGTH))}
+    for first in range(0, LENGTH, CHUNK):
+        frames = [i for i in range(first, first + CHUNK) if i not in have]
+        if not frames:
+            continue
+        last = frames[-1] == LENGTH - 1
+        values = [float(len(work["fingerprint"]) + i) for i in frames]
+        yield {
+            **dict.fromkeys(schema.FLOW.names),
+            **{name: work[name] for name in ("clip_id", "shard", "fingerprint", "slots")},
+            "first": frames[0],
+            "count": len(frames),
+            "frames": frames,
+            "times": [i / 25 for i in frames],
+            "last": last,
+            "video": {"frames": LENGTH, "sampled": LENGTH} if last else None,
+            "face_index": list(range(len(frames))),
+            "face": [v for value in values for v in [value, 1.0, value + 9.0, 9.0, 0.9, *[0.0] * 10]],
+            "landmarks": [v for value in values for v in [value] * 136],
+        }
+
+
+def plain(out, table):
+    """What a plain pyarrow reader sees of a table."""
+    folder = Path(out) / table
+    if not folder.exists():
+        return []
+    found = ds.dataset(folder, partitioning="hive")
+    names = [name for name in ("clip_id", "frame", "face", "box_x1", "landmarks") if name in found.schema.names]
+    return sorted(map(repr, found.to_table(columns=names).to_pylist())) if names else []
+
+
+def check(out):
+    """No row twice, no half chunk, no row of a face that `faces` lacks."""
+    keys = {}
+    for table in TABLES:
+        folder = Path(out) / table
+        files = list(folder.rglob("*.parquet")) if folder.exists() else []
+        rows = ds.dataset(folder, partitioning="hive").to_table().to_pylist() if files else []
+        keys[table] = [(row["clip_id"], row["frame"], row["face"]) for row in rows]
+        assert len(set(keys[table])) == len(keys[table]), f"rows twice in {table}"
+        for clip, first in {(clip, frame // CHUNK * CHUNK) for clip, frame, _ in keys[table]}:
+            frames = [frame for c, frame, _ in keys[table] if c == clip and first <= frame < first + CHUNK]
+            assert len(frames) == CHUNK, f"half a chunk in {table}"
+    assert set(keys["landmarks"]) <= set(keys["faces"]), "rows of faces that are not there"
+
+
+OLD, NEW = {"aa11": "x", "bb22": "x"}, {"aa11": "x", "bb22": "changed"}
+#: kind -> what is there before, what is killed, what the next run does
+SCENES = {
+    "annotate": (lambda out: None, lambda out: (run(out, OLD), run(out, NEW)), lambda out: run(out, NEW)),
+    "forget": (
+        lambda out: run(out, OLD),
+        lambda out: forget.forget_clip(store.open_output(str(out)), "bb22"),
+        lambda out: (forget.forget_clip(store.open_output(str(out)), "bb22"), run(out, OLD)),
+    ),
+}
+
+
+def forked(work):
+    """Run in a process of its own; its exit status."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitpid(child, 0)[1]
+
+
+def disturbed(folder, kind, number):
+    _, killed, after = SCENES[kind]
+    out = folder / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    if (folder / "before").exists():
+        shutil.copytree(folder / "before", out)
+
+    def work():
+        die_before(number, out)
+        killed(out)
+
+    def verify():
+        if out.exists():
+            check(out)
+        after(out)
+        check(out)
+        for table in (*TABLES, "clips"):
+            assert plain(out, table) == plain(folder / "calm", table), f"{table} differ"
+
+    status = forked(work)
+    assert (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0) or os.WTERMSIG(status) == signal.SIGKILL
+    assert forked(verify) == 0, f"after a death before operation {number}"
+    return not os.WIFEXITED(status)
+
+
+if __name__ == "__main__":
+    base, scene = Path(sys.argv[1]), sys.argv[2]
+    assert forked(lambda: SCENES[scene][0](base / "before")) == 0
+    if (base / "before").exists():
+        shutil.copytree(base / "before", base / "calm")
+    assert forked(lambda: (SCENES[scene][1](base / "calm"), SCENES[scene][2](base / "calm"))) == 0
+    step = itertools.count(1)
+    print(next(number for number in step if not disturbed(base, scene, number)) - 1)

@@ -1,0 +1,234 @@
+"""What is forgotten is nowhere in the output's bytes, and no rerun brings it back."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import chunks, forget, quarantine, schema, store
+from pipeline.chunks import Job
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+from pipeline.plan import make_plan
+from pipeline.sources import Corpus
+from pipeline.tally import Tally
+
+VERSIONS = {"face": "f1", "landmarks": "l1", "embeddings": "e1", "clips": "c1", "quarantine": "c1"}
+SLOTS = {slot: VERSIONS[slot] for slot in ("face", "landmarks", "embeddings")}
+NEEDS = {"face": (), "landmarks": ("face",), "embeddings": ("face",)}
+CLIPS = {"aaaa1111": 100.0, "bbbb2222": 200.0}  # two people each, at boxes from this x on
+
+
+def uri(clip):
+    return f"file:///videos/{clip}-film.mp4"
+
+
+def corpus():
+    rows = [{"clip_id": c, "uri": uri(c), "shard": "s", "fingerprint": "x"} for c in CLIPS]
+    return Corpus(pa.Table.from_pylist(rows, schema=schema.CLIP), [])
+
+
+def embedding(clip, person):
+    return np.random.default_rng([ord(clip[0]), person]).normal(size=512).astype(np.float32)
+
+
+def flow_row(clip, first):
+    """Two frames with two faces each, persons 0 and 1."""
+    faces = [[CLIPS[clip] + 50 * p, 10, CLIPS[clip] + 50 * p + 40, 50, 0.9, *[1] * 10] for p in (0, 1)]
+    return {
+        **dict.fromkeys(schema.FLOW.names),
+        "clip_id": clip,
+        "shard": "s",
+        "fingerprint": "x",
+        "slots": list(SLOTS),
+        "first": first,
+        "count": 2,
+        "frames": [first, first + 1],
+        "times": [0.0, 0.1],
+        "last": first == 2,
+        "video": {"frames": 4, "sampled": 4} if first == 2 else None,
+        "face_index": [0, 0, 1, 1],
+        "face": [float(v) for v in faces * 2 for v in v],
+        "landmarks": [float(i) for i in range(4 * 136)],
+        "embeddings": np.concatenate([embedding(clip, p) for p in (0, 1)] * 2),
+    }
+
+
+@pytest.fixture
+def output(tmp_path):
+    output = store.open_output(str(tmp_path / "out"))
+    tally = Tally(output, make_plan(corpus(), output, VERSIONS, NEEDS), VERSIONS)
+    rows = [flow_row(clip, first) for first in (0, 2) for clip in CLIPS]  # two files, each with chunks of both clips
+    for at in (0, 2):
+        table = pa.Table.from_pylist(rows[at : at + 2], schema=schema.FLOW)
+        tally.add(chunks.write_chunks(table, Job(output.root, Config(), SLOTS)))
+    tracks = [
+        {
+            **dict.fromkeys(schema.TRACKS.names),
+            "track_id": f"{clip}-track{p}",
+            "clip_id": clip,
+            "shard": "s",
+            "identity_id": f"person{p}",
+            "first_frame": 0,
+            "last_frame": 3,
+            "faces": 4,
+            "quality": 1.0,
+            "frames": [0, 1, 2, 3],
+            "members": [p] * 4,
+            "embedding": embedding(clip, p) / np.linalg.norm(embedding(clip, p)),
+            "representative_frame": 1,
+            "representative_face": p,
+        }
+        for clip in CLIPS
+        for p in (0, 1)
+    ]
+    identities = [
+        {
+            "identity_id": f"person{p}",
+            "tracks": 2,
+            "clips": 2,
+            "faces": 8,
+            "cohesion": 0.9,
+            "embedding": embedding("aaaa1111", p),
+            "members": [f"{clip}-track{p}" for clip in CLIPS],
+            "representative_clip_id": "aaaa1111",
+            "representative_frame": 1,
+            "representative_face": p,
+        }
+        for p in (0, 1)
+    ]
+    store.write_shard(output, "tracks", "t1", "s", pa.Table.from_pylist(tracks, schema=schema.TRACKS))
+    table = pa.Table.from_pylist(identities, schema=schema.IDENTITIES)
+    store.write_parquet(output, "identities/version=t1/identities.parquet", table)
+    by_table = {schema.TABLE_OF_SLOT.get(name, name): version for name, version in VERSIONS.items()}
+    store.switch_current(output, {**by_table, "tracks": "t1", "identities": "t1"})
+    record = {"run": "r", "versions": VERSIONS, "ignored": [uri("aaaa1111") + ".txt"], "unaccounted": ["aaaa1111"]}
+    store.write_bytes(output, "runs/r.json", json.dumps(record).encode())
+    store.write_bytes(output, "faces/version=f1/shard=s/.left.parquet.1.tmp", b"aaaa1111")
+    return output
+
+
+def all_bytes(output):
+    """Every byte of the tree, and every value of its Parquet files as it is without compression."""
+    parts = [(path.name + " ").encode() + path.read_bytes() for path in Path(output.root).rglob("*") if path.is_file()]
+    for path in Path(output.root).rglob("*.parquet"):
+        sink = pa.BufferOutputStream()
+        pq.write_table(pq.read_table(path), sink, compression="none", use_dictionary=False, store_schema=False)
+        parts.append(sink.getvalue().to_pybytes())
+        if store.CHUNKS_KEY in (pq.read_metadata(path).metadata or {}):
+            parts.append(repr(store.read_footer(output, str(path.relative_to(output.root))).to_pylist()).encode())
+    return b"".join(parts)
+
+
+def replan(output):
+    return make_plan(corpus(), output, VERSIONS, NEEDS)
+
+
+def faces_of(output):
+    return [(r["clip_id"], r["frame"], r["face"]) for r in store.read_version(output, "faces", "f1").to_pylist()]
+
+
+@pytest.mark.parametrize("how", ["clip", "source"])
+def test_a_forgotten_clip_is_in_no_byte_of_the_output(how, output):
+    gone = [b"aaaa1111", uri("aaaa1111").encode(), *(embedding("aaaa1111", p).tobytes() for p in (0, 1))]
+    before = all_bytes(output)
+    assert all(word in before for word in gone), "the search finds what is there"
+    neighbour = [row for row in faces_of(output) if row[0] == "bbbb2222"]
+    if how == "clip":
+        forget.forget_clip(output, "aaaa1111")
+    else:
+        forget.forget_source(output, uri("aaaa1111"))
+    after = all_bytes(output)
+    assert not [word for word in gone if word in after]
+    assert sorted(faces_of(output)) == sorted(neighbour)
+    people = store.read_version(output, "identities", "t1").to_pylist()
+    assert [(row["members"], row["faces"]) for row in people] == [(["bbbb2222-track0"], 4), (["bbbb2222-track1"], 4)]
+    assert {row["representative_clip_id"] for row in people} == {"bbbb2222"}
+    for p, row in enumerate(people):
+        assert row["cohesion"] == pytest.approx(1.0, abs=1e-5)
+        assert np.allclose(
+            row["embedding"], embedding("bbbb2222", p) / np.linalg.norm(embedding("bbbb2222", p)), atol=1e-5
+        )
+
+
+def test_a_rerun_does_not_bring_a_forgotten_clip_back_and_the_totals_add_up(output):
+    forget.forget_clip(output, "aaaa1111")
+    plan = replan(output)
+    assert plan.work.num_rows == 0
+    tally = Tally(output, plan, VERSIONS)
+    assert (tally.outcomes, tally.unaccounted) == ({"done": 1, "empty": 0, "quarantined": 0, "forgotten": 1}, [])
+    newer = make_plan(corpus(), output, {**VERSIONS, "face": "f2", "landmarks": "l2", "embeddings": "e2"}, NEEDS)
+    assert newer.work["clip_id"].to_pylist() == ["bbbb2222"]
+
+
+def test_a_forgotten_person_goes_and_the_others_keep_their_numbers(output):
+    gone = [embedding(clip, 0).tobytes() for clip in CLIPS]
+    assert all(word in all_bytes(output) for word in gone)
+    audit = forget.forget_identity(output, "person0")
+    after = all_bytes(output)
+    assert not [word for word in [*gone, b"person0", b"-track0"] if word in after]
+    assert sorted(faces_of(output)) == [(clip, frame, 1) for clip in CLIPS for frame in range(4)]
+    assert audit["rows"] == {"embeddings/e1": 8, "faces/f1": 8, "landmarks/l1": 8, "tracks/t1": 2, "identities/t1": 1}
+    assert store.read_version(output, "clips", "c1")["faces"].to_pylist() == [4, 4]
+    assert replan(output).work.num_rows == 0
+
+
+def test_a_forgotten_person_is_not_written_when_the_faces_are_detected_again(output):
+    forget.forget_identity(output, "person0")
+    again = pa.Table.from_pylist([flow_row("bbbb2222", 0)], schema=schema.FLOW)
+    job = Job(output.root, Config(), {"face": "f2", "embeddings": "e2", "landmarks": "l2"})
+    assert chunks.write_chunks(again, job)["faces"].to_pylist() == [2]
+    boxes = store.read_version(output, "faces", "f2")["box_x1"].to_pylist()
+    assert boxes == [CLIPS["bbbb2222"] + 50] * 2
+    vectors = store.read_version(output, "embeddings", "e2")["embedding"].to_pylist()
+    assert all(np.array_equal(np.float32(vector), embedding("bbbb2222", 1)) for vector in vectors)
+
+
+def test_stored_faces_keep_their_numbers_when_a_table_is_computed_from_them(output):
+    forget.forget_identity(output, "person0")
+    row = flow_row("bbbb2222", 0)
+    stored = {**row, "slots": ["landmarks"], "face_index": [0, 1], "face_number": [1, 1], "face": row["face"][15:45]}
+    stored["landmarks"] = row["landmarks"][: 2 * 136]
+    chunks.write_chunks(
+        pa.Table.from_pylist([stored], schema=schema.FLOW), Job(output.root, Config(), {"landmarks": "l2"})
+    )
+    assert store.read_version(output, "landmarks", "l2")["face"].to_pylist() == [1, 1]
+
+
+def test_the_audit_says_what_was_done_and_names_nobody(output):
+    forget.forget_clip(output, "aaaa1111")
+    (path,) = (Path(output.root) / "audit").iterdir()
+    audit = json.loads(path.read_text())
+    assert audit["kind"] == "clip"
+    assert audit["rows"]["faces/f1"] == 8
+    assert audit["documents"]["runs/r.json"] == "cleaned"
+    assert not (Path(output.root) / forget.PENDING).exists()
+
+
+def test_an_unknown_person_is_refused(output):
+    with pytest.raises(ConfigError, match="nobody"):
+        forget.forget_identity(output, "nobody")
+
+
+def test_quarantined_clips_are_listed_and_tried_again(output):
+    from pipeline.chunks import ACCOUNT
+
+    longer = Corpus(pa.concat_tables([corpus().clips, corpus().clips.slice(0, 1)]), [])
+    rows = longer.clips.to_pylist()
+    rows[2] |= {"clip_id": "cccc3333", "uri": uri("cccc3333")}
+    longer = Corpus(pa.Table.from_pylist(rows, schema=schema.CLIP), [])
+    tally = Tally(output, make_plan(longer, output, VERSIONS, NEEDS), VERSIONS)
+    error = {"stage": "decode", "error_class": "truncated", "message": "cut off"}
+    account = {"clip_id": "cccc3333", "slots": list(SLOTS), "first": 0, "count": 0, "faces": 0, "last": True}
+    tally.add(pa.Table.from_pylist([{**account, "video": None, "error": error}], schema=ACCOUNT))
+    assert make_plan(longer, output, VERSIONS, NEEDS).work.num_rows == 0
+    assert quarantine.select(output, {"error_class": "truncated"})["clip_id"].to_pylist() == ["cccc3333"]
+    assert quarantine.release(output, {"error_class": "corrupt"}) == 0
+    with pytest.raises(ConfigError, match="error_class"):
+        quarantine.select(output, {"reason": "truncated"})
+    assert quarantine.release(output, {"error_class": "truncated"}) == 1
+    assert quarantine.select(output, {}).num_rows == 0
+    assert make_plan(longer, output, VERSIONS, NEEDS).work["clip_id"].to_pylist() == ["cccc3333"]
