@@ -30,20 +30,29 @@ ATTEMPTS = "attempts"
 RUN_S = 400
 
 
+def patiently(start):
+    """What `start` returns; Ray gives a node 30 s to start, which a busy machine may pass."""
+    for _ in range(4):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    raise TimeoutError("no node of Ray starts on this machine")
+
+
 class Nodes:
     """A local cluster of two nodes, in processes of its own; the second one can be killed and comes back."""
 
-    def __init__(self, temporary):
+    def __init__(self):
         from ray.cluster_utils import Cluster
 
-        self.cluster = Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 3, "include_dashboard": False, "object_store_memory": 150 << 20},
-        )
+        head = {"num_cpus": 3, "include_dashboard": False, "object_store_memory": 150 << 20}
+        self.cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         self.worker = self.add()
 
     def add(self):
-        return self.cluster.add_node(num_cpus=3, object_store_memory=150 << 20)
+        return patiently(lambda: self.cluster.add_node(num_cpus=3, object_store_memory=150 << 20))
 
     def replace(self):
         self.cluster.remove_node(self.worker, allow_graceful=False)
@@ -68,12 +77,12 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
+def nodes():
     plugin = str(HERE / "plugin")
     before = {name: os.environ.get(name) for name in ("PYTHONPATH", "RAY_AUTH_MODE", "OMP_WAIT_POLICY")}
     path = os.pathsep.join(part for part in (str(PROJECT), plugin, before["PYTHONPATH"]) if part)
     os.environ |= {"PYTHONPATH": path, "RAY_AUTH_MODE": "disabled", "OMP_WAIT_POLICY": "passive"}
-    made = Nodes(tmp_path_factory.mktemp("cluster"))
+    made = Nodes()
     yield made
     made.cluster.shutdown()
     for name, value in before.items():
