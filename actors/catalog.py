@@ -84,6 +84,17 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             licence="MIT",
             points=True,
         ),
+        "img2pose": ModelCard(
+            builder="actors.models.img2pose:build_img2pose",
+            input="frames",
+            files={
+                "weights": HubFile("py-feat/img2pose", ("model.safetensors",)),
+                "config": HubFile("py-feat/img2pose", ("config.json",)),
+            },
+            licence="CC-BY-NC-4.0",
+            research_only=True,
+            poses=True,
+        ),
         "lbp_cascade": ModelCard(
             builder="actors.models.cascade:build_lbp_cascade",
             input="frames",
@@ -107,6 +118,12 @@ MODELS: dict[str, dict[str, ModelCard]] = {
                 "config": HubFile("py-feat/pose_mlp_v2", ("pose_mlp_v2.json",)),
             },
             licence="none stated",
+        ),
+        "img2pose": ModelCard(
+            builder="actors.models.img2pose:build_pose_from_detector",
+            input="detector",
+            licence="CC-BY-NC-4.0 (that of the face model)",
+            research_only=True,
         ),
     },
     "embeddings": {

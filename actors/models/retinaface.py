@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
-from torchvision.ops import nms
 
 from actors.models import Detections
+from actors.suppression import by_frame_then_score, suppress
 from actors.weights import load_strict, read_state_dict
 
 _STRIDES = (8, 16, 32)
@@ -95,14 +95,14 @@ class RetinaFace(nn.Module):
         frame_M, anchor_M = torch.nonzero(scores_BA >= self.score_threshold, as_tuple=True)
         scores_M = scores_BA[frame_M, anchor_M]
 
-        order_M = _by_frame_then_score(frame_M, scores_M, _MAX_CANDIDATES)
+        order_M = by_frame_then_score(frame_M, scores_M, _MAX_CANDIDATES)
         frame_M, anchor_M, scores_M = frame_M[order_M], anchor_M[order_M], scores_M[order_M]
         anchors_M4 = anchors(height, width, frames_BCHW.device)[anchor_M]
         size_2 = torch.tensor([width, height], dtype=torch.float32, device=frames_BCHW.device)
         boxes_M4 = decode_boxes(deltas_BA4[frame_M, anchor_M], anchors_M4) * size_2.repeat(2)
 
-        kept_N = _suppress(boxes_M4, scores_M, frame_M)
-        kept_N = kept_N[_by_frame_then_score(frame_M[kept_N], scores_M[kept_N], _MAX_FACES)]
+        kept_N = suppress(boxes_M4, scores_M, frame_M, _NMS_IOU)
+        kept_N = kept_N[by_frame_then_score(frame_M[kept_N], scores_M[kept_N], _MAX_FACES)]
         frame_N, anchor_N = frame_M[kept_N], anchor_M[kept_N]
         points_N52 = decode_points(point_deltas_BA10[frame_N, anchor_N], anchors_M4[kept_N]) * size_2
         return Detections(frame_N, boxes_M4[kept_N], scores_M[kept_N], points_N52)
@@ -137,30 +137,6 @@ def decode_boxes(deltas_M4: Tensor, anchors_M4: Tensor) -> Tensor:
 def decode_points(deltas_M10: Tensor, anchors_M4: Tensor) -> Tensor:
     """The five points (M, 5, 2) in the unit of the anchors, from the network's deltas."""
     return anchors_M4[:, None, :2] + deltas_M10.unflatten(1, (5, 2)) * _CENTRE_VARIANCE * anchors_M4[:, None, 2:]
-
-
-def _by_frame_then_score(frame_M: Tensor, scores_M: Tensor, limit: int) -> Tensor:
-    """Indices that sort by frame, then falling score, then input order; at most `limit` of each frame."""
-    order_M = scores_M.argsort(descending=True, stable=True)
-    order_M = order_M[frame_M[order_M].argsort(stable=True)]
-    if len(order_M) <= limit:  # spares the GPU a wait: the length of what a mask leaves is known on the device only
-        return order_M
-    frame_M = frame_M[order_M]
-    rank_M = torch.arange(len(order_M), device=order_M.device) - torch.searchsorted(frame_M, frame_M)
-    return order_M[rank_M < limit]
-
-
-def _suppress(boxes_M4: Tensor, scores_M: Tensor, frame_M: Tensor) -> Tensor:
-    """Indices of the boxes that non-maximum suppression leaves, frame by frame in one call.
-
-    Frames are moved apart, so that their boxes cannot meet. In float64, so that the shift does not round the boxes:
-    what is found in a frame then does not depend on its place in the batch.
-    """
-    if len(boxes_M4) == 0:
-        return torch.empty_like(frame_M)
-    apart_M4 = boxes_M4.to(torch.float64)
-    span = apart_M4.max() - apart_M4.min() + 1
-    return nms(apart_M4 + (frame_M * span)[:, None], scores_M.to(torch.float64), _NMS_IOU)
 
 
 class _FeaturePyramid(nn.Module):

@@ -1,0 +1,81 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from actors.errors import MissingWeightsError, WeightsError
+from actors.models.img2pose import build_img2pose
+
+
+@pytest.fixture(scope="module")
+def files(standin_state, parity, tmp_path_factory):
+    path = tmp_path_factory.mktemp("img2pose") / "weights.safetensors"
+    save_file(standin_state("img2pose"), path)
+    return {"weights": path, "config": parity / "img2pose_config.json"}
+
+
+@pytest.fixture(scope="module")
+def net(files):
+    return build_img2pose(files)
+
+
+@pytest.fixture(scope="module")
+def reference(parity):
+    return np.load(parity / "img2pose.npz")
+
+
+@pytest.fixture(scope="module")
+def frames(reference):
+    return torch.from_numpy(reference["frame"]).permute(2, 0, 1)[None]
+
+
+@torch.inference_mode()
+def test_the_networks_output_is_that_of_the_reference(net, reference, frames, assert_like_reference):
+    found = net.candidates(frames)
+    assert_like_reference(found.scores_M, reference["raw_scores"])
+    assert_like_reference(found.boxes_M4, reference["raw_boxes"])
+    assert_like_reference(found.poses_M6, reference["raw_dofs"])
+
+
+@torch.inference_mode()
+def test_faces_and_poses_are_those_of_the_reference_in_the_signs_of_the_tables(
+    net, reference, frames, assert_like_reference
+):
+    found = net.detect(frames)
+    assert_like_reference(found.scores_N, reference["scores"])
+    assert_like_reference(found.boxes_N4, reference["boxes"])
+    about_x, about_y, about_z, x, y, z = reference["dofs"].T
+    assert_like_reference(found.poses_N6, np.stack([-about_x, -about_z, about_y, x, y, z], axis=1))
+    assert found.points_N52 is None
+
+
+@torch.inference_mode()
+def test_the_threshold_only_leaves_faces_out(net, files, frames):
+    all_faces, best = net.detect(frames), build_img2pose(files, score_threshold=0.7).detect(frames)
+    expected = all_faces.scores_N >= 0.7
+    assert 0 < len(best) == expected.sum() < len(all_faces)
+    torch.testing.assert_close(best.boxes_N4, all_faces.boxes_N4[expected])
+    torch.testing.assert_close(best.poses_N6, all_faces.poses_N6[expected], rtol=1e-4, atol=1e-4)
+
+
+def test_weights_load_strictly(files, standin_state, tmp_path, assert_strict):
+    def load(state):
+        save_file(state, tmp_path / "changed.safetensors")
+        return build_img2pose({**files, "weights": tmp_path / "changed.safetensors"})
+
+    assert_strict(load, standin_state("img2pose"))
+
+
+def test_what_the_configuration_lacks_is_named(files, tmp_path):
+    config = tmp_path / "config.json"
+    with pytest.raises(MissingWeightsError, match=r"config\.json"):
+        build_img2pose({**files, "config": config})
+    whole = json.loads(files["config"].read_text())
+    del whole["pose_mean"], whole["max_size"]
+    config.write_text(json.dumps({**whole, "threed_points": [[1, 2]]}))
+    with pytest.raises(WeightsError) as caught:
+        build_img2pose({**files, "config": config})
+    for words in ("pose_mean", "max_size", "threed_points.0"):
+        assert words in str(caught.value)
