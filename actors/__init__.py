@@ -1,4 +1,20 @@
 """Models, and what lies between them on the device: colour, crops, weights.
 
-Nothing here imports Ray, so every model can be used without a cluster.
+Nothing here imports Ray, so every model can be used without a cluster; `FaceAnalyzer` does so for a few files.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actors.analyzer import FaceAnalyzer
+
+__all__ = ["FaceAnalyzer"]
+
+
+def __getattr__(name: str) -> Any:
+    """`FaceAnalyzer`, imported when it is first asked for: it needs torch, which not all of `actors` does."""
+    if name == "FaceAnalyzer":
+        from actors.analyzer import FaceAnalyzer
+
+        return FaceAnalyzer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -44,6 +44,7 @@ class Annotator:
         keep_frames: bool = False,
         cache: str | None = None,
         precision: str = "auto",
+        storage_options: Mapping[str, Any] | None = None,
         fold: bool = True,
     ) -> None:
         """Load the models.
@@ -58,6 +59,7 @@ class Annotator:
             keep_frames: pass the frames on, for a later pool.
             cache: folder for weight files fetched from URIs.
             precision: dtype of all networks: float32, bfloat16 or float16; `auto`: what each model's card names.
+            storage_options: for fsspec, of weight files that lie in remote storage.
             fold: fold batch norms into the convolutions before them; the same numbers but for rounding, and faster.
 
         Raises:
@@ -73,7 +75,9 @@ class Annotator:
         self.batch_frames, self.keep_frames = batch_frames, keep_frames
         self.models = list(models)
         self.nets: dict[str, Any] = {
-            model.slot: _place(build_model(model, cache), self.device, _dtype(model, self.device, precision), fold)
+            model.slot: _place(
+                build_model(model, cache, storage_options), self.device, _dtype(model, self.device, precision), fold
+            )
             for model in models
         }
 

@@ -19,7 +19,6 @@ The YAML file's folder is importable for factories. Resolving needs no torch, so
 import hashlib
 import importlib
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,10 +29,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from actors import hub
-from actors.catalog import BUNDLES, INPUTS, MODELS, SLOTS, ModelCard, PackageFile
+from actors.catalog import BUNDLES, INPUTS, MODELS, SLOTS, ModelCard
+from actors.digests import noted_digest
 from actors.errors import BundleError, MissingWeightsError
-from actors.hub import FileRef
-from actors.weights import digest
+from actors.find import find_files
+from actors.hub import Access, FileRef
+from actors.mirror import Mirror, open_mirror
 
 
 class Entry(BaseModel):
@@ -165,28 +166,42 @@ def read_bundle(bundle: str) -> tuple[str, dict[str, Entry], Path | None]:
     return str(tree.get("name") or path.stem), entries, path.resolve().parent
 
 
-def resolve_bundle(bundle: str, sampling: str = "", mirror: str | None = None, cache: str | None = None) -> Bundle:
+def resolve_bundle(
+    bundle: str,
+    sampling: str = "",
+    mirror: str | None = None,
+    cache: str | None = None,
+    *,
+    revisions: Mapping[str, str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Bundle:
     """Find every file of a bundle and work out the versions.
 
     Args:
         bundle: name or YAML file.
         sampling: version of what comes before the models (which frames are decoded); every version depends on it.
         mirror: folder laid out like the hub, any fsspec URI; None: the hub.
-        cache: folder for files fetched from URIs.
+        cache: folder for files fetched from the hub or from URIs.
+        revisions: hub repository -> commit, for repositories whose card pins none; the default branch where it names
+            none either. The commit that a file was taken from is its `FileRef.revision`.
+        storage_options: for fsspec, of the mirror and of files given as URIs.
 
     Raises:
         BundleError: the bundle is wrong.
         MissingWeightsError: a file cannot be had; the message names the model, the file and what to do.
+        DigestError: the mirror holds other bytes than it says.
     """
     name, entries, folder = read_bundle(bundle)
     if "face" not in entries:
         raise BundleError(
             f"bundle {name}: every bundle needs a model for the slot 'face'; the others work on its boxes"
         )
+    access = Access(cache, storage_options or {}, revisions or {})
+    opened = open_mirror(mirror, access.options) if mirror is not None else None
     models: dict[str, Model] = {}
     for slot in SLOTS:
         if slot in entries:
-            models[slot] = _resolve(name, slot, entries[slot], folder, models, sampling, mirror, cache)
+            models[slot] = _resolve(name, slot, entries[slot], folder, models, sampling, opened, access)
     return Bundle(name, tuple(models.values()))
 
 
@@ -197,8 +212,8 @@ def _resolve(
     folder: Path | None,
     before: Mapping[str, Model],
     sampling: str,
-    mirror: str | None,
-    cache: str | None,
+    mirror: Mirror | None,
+    access: Access,
 ) -> Model:
     name = entry.model or entry.factory or ""
     where = f"bundle {bundle}, slot {slot}, model {name}"
@@ -227,7 +242,12 @@ def _resolve(
         if "landmarks" not in before:
             raise BundleError(f"{where}: it needs landmarks, and the bundle has no model for that slot")
         needs.append("landmarks")
-    files = _find_files(where, entry, card, folder, mirror, cache)
+    given = {"weights": entry.weights} if isinstance(entry.weights, str) else entry.weights or {}
+    if unknown := set(given) - set(card.files) if entry.model else set():
+        raise BundleError(
+            f"{where}: it has no file {', '.join(sorted(unknown))}; it has {', '.join(card.files) or 'none'}"
+        )
+    files = find_files(where, given, card.files, folder, mirror, access)
     digests = {role: ref.digest for role, ref in sorted(files.items())}
     content = [name, card.algorithm, kind, align_on, dict(entry.parameters), digests]
     depends = [sampling, *(before[need].version for need in needs)]
@@ -264,60 +284,7 @@ def _card(where: str, slot: str, entry: Entry) -> ModelCard:
     raise BundleError(f"{where}: no model {entry.model!r}; this slot has {', '.join(known) or 'none'}")
 
 
-def _find_files(
-    where: str, entry: Entry, card: ModelCard, folder: Path | None, mirror: str | None, cache: str | None
-) -> dict[str, FileRef]:
-    refs: dict[str, FileRef] = {}
-    given = {"weights": entry.weights} if isinstance(entry.weights, str) else entry.weights or {}
-    if unknown := set(given) - set(card.files) if entry.model else set():
-        raise BundleError(
-            f"{where}: it has no file {', '.join(sorted(unknown))}; it has {', '.join(card.files) or 'none'}"
-        )
-    for role, place in given.items():
-        uri = os.path.expandvars(place)
-        if "://" not in uri and folder is not None:
-            uri = str((folder / uri).resolve())
-        try:
-            refs[role] = FileRef(digest(hub.fetch_uri(uri, cache)), uri=uri)
-        except FileNotFoundError as error:
-            raise MissingWeightsError(
-                f"{where}: its {role} file {uri} is missing; correct 'weights' in the bundle"
-            ) from error
-    for role, file in card.files.items():
-        if role in refs:
-            continue
-        if isinstance(file, PackageFile):
-            path = Path(__file__).parent / file.name
-            refs[role] = FileRef(digest(path), package=file.name)
-        else:
-            refs[role] = _find_published(where, file.repo, file.names, file.revision, mirror, cache)
-    return refs
-
-
-def _find_published(
-    where: str, repo: str, names: tuple[str, ...], revision: str | None, mirror: str | None, cache: str | None
-) -> FileRef:
-    remedy = (
-        "Give this machine access to the hub; or set models.mirror to a folder (any fsspec URI) laid out like it, here "
-        f"<mirror>/{repo}/{names[0]}; or name the file in a bundle of your own ('weights:'); "
-        "or take a bundle without downloads: --bundle cascade."
-    )
-    if mirror is not None:
-        for name in names:
-            uri = f"{mirror.rstrip('/')}/{repo}/{name}"
-            try:
-                return FileRef(digest(hub.fetch_uri(uri, cache)), uri=uri)
-            except FileNotFoundError:
-                continue
-        raise MissingWeightsError(f"{where}: the mirror {mirror} has no file {repo}/{' or '.join(names)}. {remedy}")
-    try:
-        path, name, commit = hub.fetch_hub(repo, names, revision)
-    except MissingWeightsError as error:
-        raise MissingWeightsError(f"{where}: file {names[0]} of hub repository {repo}: {error}. {remedy}") from error
-    return FileRef(digest(path), repo=repo, name=name, revision=commit)
-
-
-def build_model(model: Model, cache: str | None = None) -> Any:
+def build_model(model: Model, cache: str | None = None, storage_options: Mapping[str, Any] | None = None) -> Any:
     """Load a resolved model on this machine, on the CPU; for its calling convention see actors/models.
 
     Raises:
@@ -325,9 +292,9 @@ def build_model(model: Model, cache: str | None = None) -> Any:
         StateDictError: the file does not fit the model.
         BundleError: the factory cannot be imported.
     """
-    files = {role: hub.fetch(ref, cache) for role, ref in model.files.items()}
+    files = {role: hub.fetch(ref, cache, storage_options) for role, ref in model.files.items()}
     for role, path in files.items():
-        if digest(path) != model.files[role].digest:
+        if noted_digest(path, cache) != model.files[role].digest:
             raise MissingWeightsError(
                 f"model {model.name}: {path} changed since the run was planned; start the run again"
             )

@@ -108,6 +108,18 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             files={"weights": HubFile("py-feat/mobilefacenet", ("mobilefacenet_model_best.pth.tar",))},
             licence="none stated",
         ),
+        "pfld": ModelCard(
+            builder="actors.models.pfld:build_pfld",
+            input="crops112",
+            files={"weights": HubFile("py-feat/pfld", ("pfld_model_best.pth.tar",))},
+            licence="none stated",
+        ),
+        "mobilenet": ModelCard(
+            builder="actors.models.mobilenet:build_mobilenet",
+            input="wide224",
+            files={"weights": HubFile("py-feat/mobilenet", ("mobilenet_224_model_best_gdconv_external.pth.tar",))},
+            licence="none stated",
+        ),
     },
     "pose": {
         "pose_mlp": ModelCard(
@@ -126,6 +138,14 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             research_only=True,
         ),
     },
+    "emotions": {
+        "resmasknet": ModelCard(
+            builder="actors.models.resmasknet:build_resmasknet",
+            input="crops224",
+            files={"weights": HubFile("py-feat/resmasknet", ("ResMaskNet_Z_resmasking_dropout1_rot30.pth",))},
+            licence="none stated",
+        ),
+    },
     "embeddings": {
         "arcface_r50": ModelCard(
             builder="actors.models.arcface:build_arcface_r50",
@@ -136,6 +156,24 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             # start value for ArcFace-like embeddings; to be calibrated with the published weights
             same_person_cosine=0.22,
         ),
+        "facenet": ModelCard(
+            builder="actors.models.facenet:build_facenet",
+            input="crops112",
+            files={"weights": HubFile("py-feat/facenet", ("facenet_20180402_114759_vggface2.pth",))},
+            licence="trained on VGGFace2: non-commercial research only",
+            research_only=True,
+            # start value: the same person's cosines are about 0.60 to 0.70; to be calibrated with the published weights
+            same_person_cosine=0.65,
+        ),
+    },
+    "gaze": {
+        "l2cs": ModelCard(
+            builder="actors.models.l2cs:build_l2cs",
+            input="crops112",
+            files={"weights": HubFile("py-feat/l2cs", ("l2cs_gaze360_resnet50.safetensors",))},
+            licence="trained on Gaze360: no commercial use",
+            research_only=True,
+        ),
     },
 }
 
@@ -144,7 +182,9 @@ BUNDLES: dict[str, dict[str, str]] = {
         "face": "retinaface_r34",
         "landmarks": "mobilefacenet",
         "pose": "pose_mlp",
+        "emotions": "resmasknet",
         "embeddings": "arcface_r50",
+        "gaze": "l2cs",
     },
     # no download: a classical detector whose parameters ship inside scikit-image
     "cascade": {"face": "lbp_cascade"},

@@ -4,6 +4,8 @@
     ├── BundleError               a bundle names what does not exist, or does not fit together
     └── WeightsError              a weight file cannot be read
         ├── MissingWeightsError   the file is not there
+        │   └── UnreachableError  nor can it be said whether it is: the hub does not answer
+        ├── DigestError           it holds other bytes than are on record
         └── StateDictError        it was read, but its tensors are not those of the network
 
 Every class takes its message alone, so that it survives pickling between Ray workers.
@@ -24,6 +26,14 @@ class WeightsError(ModelError):
 
 class MissingWeightsError(WeightsError):
     """A weight file is not there; the message names the path that was tried."""
+
+
+class UnreachableError(MissingWeightsError):
+    """The hub does not answer, so that no file can be had from it."""
+
+
+class DigestError(WeightsError):
+    """A weight file holds other bytes than are on record; the message names the file and both digests."""
 
 
 class StateDictError(WeightsError):

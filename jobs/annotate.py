@@ -37,7 +37,11 @@ def wanted_of(bundle: Bundle) -> Annotation:
                 "model": model.name,
                 "version": model.version,
                 "licence": model.licence,
-                "files": {role: {"place": ref.place, "sha256": ref.digest} for role, ref in model.files.items()},
+                "research_only": model.research_only,
+                "files": {
+                    role: {"place": ref.place, "repo": ref.repo, "revision": ref.revision, "sha256": ref.digest}
+                    for role, ref in model.files.items()
+                },
             }
             for model in bundle.models
         },
@@ -46,7 +50,13 @@ def wanted_of(bundle: Bundle) -> Annotation:
 
 def resolve(bundle: str, config: Config) -> Bundle:
     """Find the files of a bundle under a configuration."""
-    return resolve_bundle(bundle, clips_version(config.decode), config.models.mirror, config.models.cache)
+    return resolve_bundle(
+        bundle,
+        clips_version(config.decode),
+        config.models.mirror,
+        config.models.cache,
+        storage_options=config.storage.options,
+    )
 
 
 def run(corpus: str, out: str, bundle: str, config: Config) -> Report:
@@ -77,6 +87,9 @@ def say_what_is_wanted(corpus: Corpus, bundle: Bundle) -> None:
     if len(corpus.ignored) > 5:
         console.print(f"  ... and {len(corpus.ignored) - 5} more; all are in the run's record")
     console.print(f"bundle {bundle.name}: " + ", ".join(f"{model.slot} {model.name}" for model in bundle.models))
+    for model in bundle.models:
+        if model.research_only:
+            console.print(f"research only: the weights of {model.slot} {model.name} ({model.licence})", markup=False)
     if bundle.left_out:
         console.print(f"left out, no model in this bundle: {', '.join(bundle.left_out)}")
 

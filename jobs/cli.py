@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from jobs import demo as demo_job
+from jobs import models as models_job
 from jobs.annotate import annotate, console, resolve, settings, wanted_of
+from jobs.export import export
 from jobs.options import BundleOption, ConfigOption, CorpusArgument, EveryOption, OutArgument, SetOption, exit_on_error
 from pipeline import annotate as flow
 from pipeline.config import describe
@@ -20,6 +22,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(annotate)
+app.command()(export)
+app.add_typer(models_job.app, name="models")
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
 

@@ -70,6 +70,7 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
             "keep_frames": i + 1 < len(pools),
             "cache": config.models.cache,
             "precision": config.actors.precision,
+            "storage_options": config.storage.options,
         }
         stages.append(Stage(Annotator, arguments, pool, slots))
     return stages

@@ -213,7 +213,7 @@ class ModelsConfig(_Section):
         description="Folder (any fsspec URI) laid out like the hub, <owner>/<repository>/<file>; null: the hub.",
     )
     cache: str | None = Field(
-        default=None, description="Folder for files fetched from a mirror; null: the user's cache folder."
+        default=None, description="Folder for weight files of hub and mirror; null: the user's cache folders."
     )
 
 

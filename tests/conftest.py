@@ -1,6 +1,10 @@
 """Where the material of the tests lies: beside the checkout, or where the environment says."""
 
+import hashlib
+import http.server
 import os
+import re
+import threading
 from pathlib import Path
 
 # before torch is imported: on a busy machine spinning OpenMP threads made these tests nine times slower
@@ -64,3 +68,78 @@ def long_video(tmp_path):
         return path
 
     return make
+
+
+class HubServer:
+    """What huggingface_hub needs of the hub, on this machine: metadata and bytes of files, with requests counted.
+
+    Attributes:
+        url: for HF_ENDPOINT.
+        commit: of every repository.
+        files: "owner/name/file" -> bytes.
+        requests: (method, "owner/name/file") of every request.
+        failures: statuses that the next requests for bytes get instead.
+    """
+
+    def __init__(self):
+        self.commit, self.files, self.requests, self.failures = "c0ffee" * 6 + "0000", {}, [], []
+        hub = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self, status, headers, body=b""):
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                if "Content-Length" not in headers:
+                    self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(body)
+
+            def do_GET(self):
+                match = re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", self.path)
+                name = f"{match[1]}/{match[3]}" if match else self.path
+                hub.requests.append((self.command, name))
+                if not match or name not in hub.files:
+                    known = match and any(file.startswith(f"{match[1]}/") for file in hub.files)
+                    code = "EntryNotFound" if known else "RepoNotFound"
+                    return self.answer(404, {"X-Error-Code": code, "X-Repo-Commit": hub.commit})
+                if match[2] not in ("main", hub.commit):
+                    return self.answer(404, {"X-Error-Code": "RevisionNotFound"})
+                if self.command == "GET" and hub.failures:
+                    return self.answer(hub.failures.pop(), {})
+                data = hub.files[name]
+                etag = hashlib.sha256(data).hexdigest()
+                headers = {"X-Repo-Commit": hub.commit, "ETag": f'"{etag}"', "Content-Length": str(len(data))}
+                return self.answer(200, {**headers, "Accept-Ranges": "bytes"}, data)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *args):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def downloads(self):
+        return sorted(name for method, name in self.requests if method == "GET" and name in self.files)
+
+
+@pytest.fixture
+def hub_server(monkeypatch, tmp_path):
+    """A hub on this machine; processes that are started use it, and a cache of the test's own."""
+    hub = HubServer()
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    # in this process the library has read its environment already
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    yield hub
+    hub.server.shutdown()
+    hub.server.server_close()

@@ -7,7 +7,7 @@ Models of one slot are called alike, whoever wrote them, under `torch.inference_
     pose         model(x) -> (N, 6): pitch, roll, yaw (rad), x, y, z
     action_units model(x) -> (N, 20), in the order of schema.AU_NUMBERS
     emotions     model(x) -> (N, 7), in the order of schema.EMOTIONS
-    embeddings   model(x) -> (N, 512), not normalised
+    embeddings   model(x) -> (N, 512), of whatever length the model gives them
     gaze         model(x) -> (N, 3): pitch, yaw, angle to the camera axis (rad)
 
 where x is what the model's card names as its input:

@@ -40,9 +40,9 @@ class IResNet50(nn.Module):
         Returns:
             embeddings_ND float32, (N, 512), not normalised.
         """
-        x = self.prelu(self.conv1(crops_NCHW * 2 - 1))
+        x = self.prelu(self.conv1((crops_NCHW * 2 - 1).to(self.conv1.weight.dtype)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.features(self.fc(self.bn2(x).flatten(1)))
+        return self.features(self.fc(self.bn2(x).flatten(1))).float()
 
 
 class _ResidualBlock(nn.Module):

@@ -40,10 +40,11 @@ class MobileFaceNet(nn.Module):
         Returns:
             landmarks_N136 float32: x0, y0, x1, y1, ... in fractions of the crop, dlib order; about 0 to 1.
         """
-        x = self.conv_23(self.conv2_dw(self.conv1(crops_NCHW)))
+        x = self.conv1(crops_NCHW.to(self.conv1.conv.weight.dtype))
+        x = self.conv_23(self.conv2_dw(x))
         x = self.conv_34(self.conv_3(x))
         x = self.conv_45(self.conv_4(x))
-        return self.output_layer(self.conv_6_sep(self.conv_5(x)))
+        return self.output_layer(self.conv_6_sep(self.conv_5(x))).float()
 
 
 class _ConvUnit(nn.Module):

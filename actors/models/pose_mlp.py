@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.errors import MissingWeightsError, WeightsError
+from actors.models.constants import constant
 from actors.weights import load_strict, read_state_dict
 
 _LEFT_EYE_CORNER, _RIGHT_EYE_CORNER = 36, 45  # the outer ones, left and right in the picture
@@ -23,9 +24,6 @@ _OUTPUTS = 6
 class PoseMLP(nn.Module):
     """Linear, LayerNorm, GELU, and so on; the output is scaled back by the mean and deviation of the training poses."""
 
-    mean_6: Tensor
-    std_6: Tensor
-
     def __init__(self, hidden: Sequence[int], dropout: float, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         layers: list[nn.Module] = []
@@ -34,9 +32,7 @@ class PoseMLP(nn.Module):
             layers += [nn.Linear(width, next_width), nn.LayerNorm(next_width), nn.GELU(), nn.Dropout(dropout)]
             width = next_width
         self.net = nn.Sequential(*layers, nn.Linear(width, _OUTPUTS))
-        # they come from the json file, so they are no part of the weights
-        self.register_buffer("mean_6", torch.tensor(mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std_6", torch.tensor(std, dtype=torch.float32), persistent=False)
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
 
     def raw(self, landmarks_NK2: Tensor) -> Tensor:
         """Rotations about the x, y and z axis (rad) and x, y, z as the network gives them, before any sign change.
@@ -51,7 +47,8 @@ class PoseMLP(nn.Module):
         distance_N11 = eyes_N2.norm(dim=1).clamp_min(_LEAST_EYE_DISTANCE_PX)[:, None, None]
         centred_NK2 = (landmarks_NK2 - landmarks_NK2.mean(1, keepdim=True)) / distance_N11
         features_N136 = centred_NK2.transpose(1, 2).flatten(1)  # all x, then all y
-        return self.net(features_N136) * self.std_6 + self.mean_6
+        outputs_N6 = self.net(features_N136.to(self.net[0].weight.dtype)).float()
+        return outputs_N6 * constant(self.std, outputs_N6.device) + constant(self.mean, outputs_N6.device)
 
     def forward(self, landmarks_NK2: Tensor) -> Tensor:
         """Head pose in the signs of the tables.

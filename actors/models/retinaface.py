@@ -52,6 +52,7 @@ class RetinaFace(nn.Module):
         self.ClassHead = _Head(out_channels, 2)
         self.BboxHead = _Head(out_channels, 4)
         self.LandmarkHead = _Head(out_channels, 10)
+        # whole numbers up to 256 are exact in bfloat16 as well
         self.register_buffer("mean_C11", torch.tensor(mean)[:, None, None], persistent=False)
         self.bgr = bgr
         self.score_threshold = score_threshold
@@ -69,10 +70,10 @@ class RetinaFace(nn.Module):
             frames_BCHW: float32, out of `normalise`; any size.
 
         Returns:
-            box deltas (B, A, 4), probabilities of nothing and face (B, A, 2), point deltas (B, A, 10). Anchors run over
-            levels, rows, columns, sides.
+            float32: box deltas (B, A, 4), probabilities of nothing and face (B, A, 2), point deltas (B, A, 10). Anchors
+            run over levels, rows, columns, sides.
         """
-        levels = self.fpn(*self.body(frames_BCHW))
+        levels = self.fpn(*self.body(frames_BCHW.to(next(self.parameters()).dtype)))
         features = [ssh(level) for ssh, level in zip((self.ssh1, self.ssh2, self.ssh3), levels, strict=True)]
         return self.BboxHead(features), self.ClassHead(features).softmax(2), self.LandmarkHead(features)
 
@@ -177,7 +178,7 @@ class _ContextModule(nn.Module):
 
 
 class _Head(nn.Module):
-    """A 1x1 convolution per level that gives `values` numbers for each anchor: (B, A, values)."""
+    """A 1x1 convolution per level that gives `values` numbers for each anchor: (B, A, values) float32."""
 
     def __init__(self, channels: int, values: int) -> None:
         super().__init__()
@@ -185,7 +186,7 @@ class _Head(nn.Module):
         self._convs = nn.ModuleList(nn.Conv2d(channels, _ANCHORS_PER_CELL * values, 1) for _ in _STRIDES)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        outputs = [conv(level).permute(0, 2, 3, 1) for conv, level in zip(self._convs, features, strict=True)]
+        outputs = [conv(level).float().permute(0, 2, 3, 1) for conv, level in zip(self._convs, features, strict=True)]
         # not reshape(B, -1, values): an empty batch could not resolve the -1
         return torch.cat([out.unflatten(3, (_ANCHORS_PER_CELL, self.values)).flatten(1, 3) for out in outputs], dim=1)
 

@@ -43,3 +43,13 @@ def dlib_faces(data: Path) -> list[tuple[Path, torch.Tensor, torch.Tensor]]:
             points = [[[float(p.get("x")), float(p.get("y"))] for p in box.iter("part")] for box in image.iter("box")]
             pictures.append((folder / image.get("file"), boxes, torch.tensor(points)))
     return pictures
+
+
+@pytest.fixture
+def memory():
+    """fsspec's storage in memory, emptied afterwards: remote as far as we are concerned."""
+    fsspec = pytest.importorskip("fsspec")
+    fs = fsspec.filesystem("memory")
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]

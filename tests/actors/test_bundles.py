@@ -110,14 +110,16 @@ def test_a_mirror_is_a_folder_laid_out_like_the_hub_and_older_file_names_serve(t
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(file.repo.encode())
     bundle = resolve_bundle("pyfeat", mirror=f"file://{tmp_path}")
-    assert [model.slot for model in bundle.models] == ["face", "landmarks", "pose", "embeddings"]
+    assert [model.slot for model in bundle.models] == ["face", "landmarks", "pose", "emotions", "embeddings", "gaze"]
     assert bundle.slot("face").files["weights"].uri.endswith("retinaface_r34.safetensors")
     assert bundle.slot("pose").needs == ("face", "landmarks")
 
 
 def test_without_network_the_hub_path_says_so(monkeypatch, tmp_path):
     # the real huggingface_hub against an address of this machine where nothing listens
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the library's own attempts
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(MissingWeightsError, match="--bundle cascade"):
         resolve_bundle("pyfeat")

@@ -51,6 +51,19 @@ def assert_like_reference() -> Callable[[torch.Tensor, np.ndarray], None]:
 
 
 @pytest.fixture(scope="session")
+def assert_layout() -> Callable[..., None]:
+    """A network must have the published names and shapes, and hold what is published under two names only once."""
+
+    def check(net: nn.Module, state: dict[str, torch.Tensor], parameters: int) -> None:
+        assert {name: value.shape for name, value in net.state_dict().items()} == {
+            name: value.shape for name, value in state.items()
+        }
+        assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+
+    return check
+
+
+@pytest.fixture(scope="session")
 def assert_strict() -> Callable[[Callable[[dict], nn.Module], dict], None]:
     """A model must refuse weights that lack a tensor, bring one too many, or bring one of another shape."""
 

@@ -1,0 +1,63 @@
+"""`faceatlas models`: the real command line, and a hub on this machine."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from actors.catalog import BUNDLES, MODELS
+from jobs.cli import app
+
+
+@pytest.fixture
+def pyfeat(hub_server):
+    for slot, model in BUNDLES["pyfeat"].items():
+        for file in MODELS[slot][model].files.values():
+            hub_server.files[f"{file.repo}/{file.names[0]}"] = file.repo.encode()
+    return hub_server
+
+
+def models(*command):
+    done = CliRunner().invoke(app, ["models", *map(str, command)])
+    return done.exit_code, done.output
+
+
+def test_list_names_every_model_with_its_licence():
+    code, said = models("list", "--json")
+    rows = json.loads(said)
+    assert code == 0
+    assert {(row["slot"], row["model"]) for row in rows} == {(slot, m) for slot in MODELS for m in MODELS[slot]}
+    arcface = next(row for row in rows if row["model"] == "arcface_r50")
+    assert (arcface["research_only"], arcface["default_of"]) == (True, ["pyfeat"])
+    assert "RESEARCH ONLY: non-commercial research only" in models("list")[1]
+
+
+def test_pull_verify_and_list_a_mirror(pyfeat, tmp_path):
+    mirror = tmp_path / "mirror"
+    code, said = models("pull", "--to", mirror, "--bundle", "pyfeat")
+    assert code == 0, said
+    assert "research only: the weights of embeddings arcface_r50" in said
+    assert models("verify", "--mirror", mirror, "--bundle", "pyfeat")[0] == 0
+    rows = json.loads(models("list", "--json", "--bundle", "pyfeat", "--set", f"models.mirror={mirror}")[1])
+    assert {row["known_from"] for row in rows} == {"mirror"}
+
+    (mirror / "py-feat/arcface_r50/arcface_r50.safetensors").write_bytes(b"damaged")
+    code, said = models("verify", "--set", f"models.mirror={mirror}")
+    assert code == 1
+    assert "differs    py-feat/arcface_r50/arcface_r50.safetensors" in said
+    assert "4 of 5 files" in said
+
+
+def test_pull_says_what_the_hub_lacks_and_does_the_rest(pyfeat, tmp_path):
+    del pyfeat.files["py-feat/arcface_r50/arcface_r50.safetensors"]
+    code, said = models("pull", "--to", tmp_path / "mirror", "--bundle", "pyfeat")
+    assert code == 1
+    assert "failed     py-feat/arcface_r50/arcface_r50.safetensors" in said
+    assert "4 of 5 files" in said
+
+
+@pytest.mark.parametrize("command", [("pull", "--to", "x"), ("verify", "--bundle", "cascade")])
+def test_a_command_that_would_do_nothing_says_so(command):
+    code, said = models(*command)
+    assert code == 2
+    assert "which models" in said or "nothing to verify" in said

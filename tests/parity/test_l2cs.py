@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from actors.models.l2cs import build_l2cs
+
+
+def build(state, folder, prefix="module."):
+    save_file({prefix + name: tensor for name, tensor in state.items()}, folder / "weights.safetensors")
+    return build_l2cs({"weights": folder / "weights.safetensors"})
+
+
+@pytest.fixture(scope="module")
+def state(standin_state):
+    return standin_state("l2cs")
+
+
+@pytest.fixture(scope="module")
+def net(state, tmp_path_factory):
+    return build(state, tmp_path_factory.mktemp("l2cs"))
+
+
+@pytest.fixture(scope="module")
+def reference(parity):
+    return np.load(parity / "l2cs.npz")
+
+
+@torch.inference_mode()
+def test_gaze_is_that_of_the_reference(net, reference, assert_like_reference):
+    pitch, yaw, angle = net(torch.from_numpy(reference["crops"]).float() / 255).unbind(1)
+    assert_like_reference(pitch, reference["pitch"])
+    assert_like_reference(yaw, reference["yaw"])
+    assert_like_reference(angle, np.arccos(np.clip(np.cos(reference["pitch"]) * np.cos(reference["yaw"]), -1, 1)))
+
+
+@torch.inference_mode()
+def test_names_without_the_prefix_load_as_well(state, net, tmp_path, reference):
+    crops = torch.from_numpy(reference["crops"][:1]).float() / 255
+    assert torch.equal(build(state, tmp_path, prefix="")(crops), net(crops))
+
+
+def test_network_has_the_published_layout(net, state, assert_layout):
+    assert_layout(net, state, parameters=23_883_008)
+
+
+def test_weights_load_strictly(state, tmp_path, assert_strict):
+    assert_strict(lambda changed: build(changed, tmp_path), state)

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+import torch
+
+from actors.models.mobilenet import build_mobilenet
+
+
+def build(state, folder):
+    published = {f"module.{name}": tensor for name, tensor in state.items()}
+    torch.save({"state_dict": published}, folder / "weights.pth.tar")
+    return build_mobilenet({"weights": folder / "weights.pth.tar"})
+
+
+@pytest.fixture(scope="module")
+def net(standin_state, tmp_path_factory):
+    return build(standin_state("mobilenet"), tmp_path_factory.mktemp("mobilenet"))
+
+
+@torch.inference_mode()
+def test_landmarks_are_those_of_the_reference(net, parity, assert_like_reference):
+    reference = np.load(parity / "mobilenet.npz")
+    assert_like_reference(net(torch.from_numpy(reference["crops"]).float() / 255), reference["landmarks"])
+
+
+@torch.inference_mode()
+def test_the_crops_that_other_models_share_are_left_as_they_were(net):
+    crops = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    before = crops.clone()
+    net(crops)
+    assert torch.equal(crops, before)
+
+
+def test_network_has_the_published_layout(net, standin_state, assert_layout):
+    assert_layout(net, standin_state("mobilenet"), parameters=3_744_504)
+
+
+def test_weights_load_strictly(standin_state, tmp_path, assert_strict):
+    assert_strict(lambda state: build(state, tmp_path), standin_state("mobilenet"))
