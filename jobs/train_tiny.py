@@ -164,13 +164,16 @@ def evaluate(options: argparse.Namespace) -> None:
     ]
     threshold = tiny.face.score_threshold
     empty, wrong = measure.scenes_without_faces(held, threshold)
+    teacher_net = _teacher_embeds(teachers)
     figures: dict[str, Any] = {
         "faces": measure.measure_faces([pair[1:] for pair in held], threshold),
         "scenes without a face": {"scenes": empty, "with a find": wrong},
         "dlib": measure.measure_dlib(tiny, teachers, data),
         "traits": measure.measure_traits(tiny, faces),
         "embeddings": measure.measure_pairs(measure.embed_pictures(tiny.embeddings, faces), data),
-        "the teacher's embeddings": measure.measure_pairs(measure.embed_pictures(_teacher_embeds(teachers), faces), data),
+        "the teacher's embeddings": measure.measure_pairs(
+            measure.embed_pictures(_teacher_embeds(teachers), faces), data
+        ),
     }
     print(json.dumps(figures, indent=1))
 

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-
 Drawn = TypeVar("Drawn")
 
 

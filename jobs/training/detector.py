@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from actors.models.retinaface import RetinaFace
 from jobs.training.augment import ahead, disturb
 from jobs.training.material import Scene
+from jobs.training.schedule import annealed
 
 SIDE = 224  # px of a training picture
 _LEAST, _MOST = 16, 215  # px, sides of the faces in it
@@ -126,7 +127,9 @@ def output_loss(student: RetinaFace, teacher: RetinaFace, frames_BCHW: Tensor) -
     floor = F.binary_cross_entropy_with_logits(margin_t, face_BA, reduction="none")
     near_BA = (face_BA > 0.02).float()
     weight = near_BA.sum().clamp_min(1)
-    classes = (entropy - floor).sum() / weight + 0.02 * ((margin_s - margin_t).clamp(-8, 8).square() * near_BA).sum() / weight
+    classes = (entropy - floor).sum() / weight + 0.02 * (
+        (margin_s - margin_t).clamp(-8, 8).square() * near_BA
+    ).sum() / weight
     negatives = 0.002 * (margin_s.clamp(-10) - margin_t.clamp(-10)).square().mean()
     boxes = ((box_s - box_t).abs().mean(2) * near_BA * face_BA).sum() / weight
     points = ((point_s - point_t).abs().mean(2) * near_BA * face_BA).sum() / weight
@@ -168,7 +171,7 @@ def train_detector(
     optimizer = torch.optim.Adam(student.parameters(), lr=block_rate)
     step, begin = 0, time.process_time()
     while (done := (time.process_time() - begin) / max(seconds[0], 1)) < 1:
-        optimizer.param_groups[0]["lr"] = block_rate * (0.02 + 0.98 * (1 + np.cos(np.pi * done)) / 2)
+        optimizer.param_groups[0]["lr"] = annealed(block_rate, done, step)
         for pairs in seen.values():
             pairs.clear()
         with torch.no_grad():
@@ -187,7 +190,7 @@ def train_detector(
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     step, begin = 0, time.process_time()
     while (done := (time.process_time() - begin) / max(seconds[1], 1)) < 1:
-        optimizer.param_groups[0]["lr"] = 1e-3 * (0.01 + 0.99 * (1 + np.cos(np.pi * done)) / 2) * min(1, (step + 1) / 20)
+        optimizer.param_groups[0]["lr"] = annealed(1e-3, done, step)
         for pairs in seen.values():
             pairs.clear()
         loss = output_loss(student, teacher, next(batches))

@@ -236,7 +236,6 @@ def measure_pairs(embeddings: dict[str, Tensor], data: Path) -> dict[str, float]
 
 
 def scenes_without_faces(pairs: Sequence[tuple[Scene, Found, Found]], threshold: float) -> tuple[int, int]:
-    """Scenes in which the teacher sees nothing, not even doubtfully, and those of them in which the student finds a face."""
+    """Number of scenes in which the teacher sees nothing, not even doubtfully, and of those with a find of the student."""
     empty = [(student.scores_N >= threshold).any() for _, teacher, student in pairs if len(teacher.scores_N) == 0]
     return len(empty), int(sum(empty))
-

@@ -18,6 +18,7 @@ from actors.crops import align_faces
 from actors.models.tiny import PART_WIDTH, TinyIdentity
 from jobs.training.augment import ahead, disturb
 from jobs.training.faces import Faces
+from jobs.training.schedule import annealed
 from jobs.training.traits import scene_weights
 
 #: outputs of the teacher's graph: the last of each size, and the 7x7 map of 64 channels that its last layer reads
@@ -59,7 +60,7 @@ def draw_aligned(faces: Faces, rows: np.ndarray, random: np.random.Generator) ->
 
 
 def blend(crops_NCHW: Tensor, others_NCHW: Tensor, random: np.random.Generator) -> Tensor:
-    """Faces out of two: a mean of both, or the parts on one side of a soft line from one and the others from the other."""
+    """Faces out of two: a mean of both, or one face on one side of a soft line and the other on the other side."""
     num, size = len(crops_NCHW), crops_NCHW.shape[-1]
     steps = torch.linspace(-1, 1, size)
     angle = torch.from_numpy(random.uniform(0, 2 * np.pi, (num, 1, 1)).astype(np.float32))
@@ -116,7 +117,8 @@ def train_identity(
         teacher: for its last layer.
         seconds: how long, in CPU time.
         batch: examples per step.
-        save, log: called now and then.
+        save: called now and then.
+        log: called with a line of text now and then.
         rate: the highest learning rate.
         seed: of chance.
     """
@@ -133,16 +135,19 @@ def train_identity(
         rows = random.integers(0, len(examples.crops_NCHW), batch)
         return rows, disturb(examples.crops_NCHW[rows].float() / 255, random, strength=0.3)
 
-    step, begin = 0, time.process_time()
-    for rows, crops_NCHW in ahead(draw):
+    begin = time.process_time()
+    for step, (rows, crops_NCHW) in enumerate(ahead(draw)):
         done = (time.process_time() - begin) / seconds
         if done >= 1:
             break
-        optimizer.param_groups[0]["lr"] = rate * (0.01 + 0.99 * (1 + np.cos(np.pi * done)) / 2) * min(1, (step + 1) / 30)
+        optimizer.param_groups[0]["lr"] = annealed(rate, done, step)
         levels = dict(zip(LEVELS, net.levels(crops_NCHW.contiguous(memory_format=torch.channels_last)), strict=True))
         wanted = {name: maps[rows].float() for name, maps in examples.maps.items()}
         losses = {
-            name: ((adapters[name](level) if name in widths else level) - wanted[name]).square().div(spread[name]).mean()
+            name: ((adapters[name](level) if name in widths else level) - wanted[name])
+            .square()
+            .div(spread[name])
+            .mean()
             for name, level in levels.items()
         }
         embedding_ND = last_layer(teacher, wanted["parts"])
@@ -157,9 +162,21 @@ def train_identity(
             log(f"identity {step} {done:.2f} " + " ".join(f"{name} {loss.item():.3f}" for name, loss in losses.items()))
         if step % 100 == 99:
             save()
-        step += 1
     net.eval()
+    centre(net, examples, teacher)
     save()
+
+
+@torch.inference_mode()
+def centre(net: TinyIdentity, examples: Examples, teacher: nn.Module, count: int = 512) -> None:
+    """Shift the embeddings so that their mean over faces is the teacher's.
+
+    The network draws all faces together, and what they share would make strangers look alike.
+    """
+    rows = slice(0, count)
+    ours_ND = net(examples.crops_NCHW[rows].float() / 255)
+    wanted_ND = last_layer(teacher, examples.maps["parts"][rows].float())
+    net.embed.bias += wanted_ND.mean(0) - ours_ND.mean(0)
 
 
 def _last_layer_loss(net: TinyIdentity, teacher: nn.Module, parts_NCHW: Tensor) -> Tensor:

@@ -71,6 +71,7 @@ def estimate_pose(net: nn.Module, boxes_NCHW: Tensor) -> Tensor:
     """Pitch, roll, yaw in radians with the signs of `pipeline/schema.py`.
 
     Args:
+        net: the teacher.
         boxes_NCHW: float32 RGB [0, 1] of the detector's boxes, (N, 3, 60, 60).
 
     The teacher's yaw, pitch and roll are degrees; yaw + to the picture's right (the subject's left), pitch + down,
@@ -88,12 +89,16 @@ def estimate_gaze(net: nn.Module, crops_NCHW: Tensor, landmarks_NK2: Tensor, pos
     vector is turned back by the roll.
 
     Args:
+        net: the teacher.
         crops_NCHW: float32 RGB [0, 1].
         landmarks_NK2: 68 points in pixels of the crop.
         pose_N3: pitch, roll, yaw of `estimate_pose`.
     """
     eyes = {}
-    corners = {"right_eye_image": (36, 39), "left_eye_image": (42, 45)}  # the subject's right eye is left in the picture
+    corners = {
+        "right_eye_image": (36, 39),
+        "left_eye_image": (42, 45),
+    }  # the subject's right eye is left in the picture
     centre_N2 = landmarks_NK2[:, 42:48].mean(1) - landmarks_NK2[:, 36:42].mean(1)
     angle_N = torch.atan2(centre_N2[:, 1], centre_N2[:, 0])  # of the eye line, clockwise in the picture
     for name, (first, second) in corners.items():

@@ -1,7 +1,7 @@
 """Training of `TinyTraits`: landmarks, pose, emotions and gaze of a crop.
 
-The teachers spoke once, of each cut-out as it is; a cut-out is then turned, scaled, shifted, mirrored and disturbed anew
-in every step, and what the teachers said is carried along by geometry.
+The teachers spoke once, of each cut-out as it is; a cut-out is then turned, scaled, shifted, mirrored and disturbed
+anew in every step, and what the teachers said is carried along by geometry.
 """
 
 import time
@@ -17,6 +17,7 @@ from actors.models.tiny import TinyTraits
 from jobs.training import teachers as teach
 from jobs.training.augment import ahead, disturb
 from jobs.training.faces import Faces
+from jobs.training.schedule import annealed
 
 EXPAND = 1.2  # how far `crops112` reaches beyond the box
 SIZE = 112
@@ -77,7 +78,9 @@ def draw_batch(faces: Faces, rows: np.ndarray, random: np.random.Generator, stre
     )
     if strength:
         crops_NCHW = disturb(crops_NCHW, random, strength)
-    return Batch(crops_NCHW, points_NK2, torch.stack([pitch, roll, yaw * mirror_N], 1), gaze_N3, faces.emotions_N7[rows])
+    return Batch(
+        crops_NCHW, points_NK2, torch.stack([pitch, roll, yaw * mirror_N], 1), gaze_N3, faces.emotions_N7[rows]
+    )
 
 
 def traits_loss(said: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
@@ -111,7 +114,8 @@ def train_traits(
         faces: those that are kept out are not used.
         seconds: how long, in CPU time.
         batch: faces per step.
-        save, log: called now and then.
+        save: called now and then.
+        log: called with a line of text now and then.
         rate: the highest learning rate.
         seed: of the random changes.
     """
@@ -123,7 +127,7 @@ def train_traits(
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=1e-3)
     step, begin = 0, time.process_time()
     while (done := (time.process_time() - begin) / seconds) < 1:
-        optimizer.param_groups[0]["lr"] = rate * (0.01 + 0.99 * (1 + np.cos(np.pi * done)) / 2) * min(1, (step + 1) / 30)
+        optimizer.param_groups[0]["lr"] = annealed(rate, done, step)
         drawn = next(batches)
         losses = traits_loss(net(drawn.crops_NCHW.contiguous(memory_format=torch.channels_last)), drawn)
         optimizer.zero_grad()
