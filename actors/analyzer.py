@@ -51,7 +51,7 @@ class FaceAnalyzer:
         """Find and load the models.
 
         Args:
-            bundle: a name (`pyfeat`, `cascade`) or a YAML file.
+            bundle: a name (`pyfeat`, `tiny`) or a YAML file.
             device: `cpu`, `cuda`, or `auto`: CUDA where there is any.
             mirror: folder of weights laid out like the hub, any fsspec URI; None: the hub.
             cache: folder for weight files; None: the user's cache folders.

@@ -67,6 +67,8 @@ class ModelCard:
     precision: Mapping[str, str] = field(default_factory=dict)
 
 
+_OURS = "Apache-2.0 (trained by this project, docs/tiny.md)"
+
 #: slot -> name -> card; the names are those of the reference, where it has the model
 MODELS: dict[str, dict[str, ModelCard]] = {
     "face": {
@@ -95,10 +97,12 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             research_only=True,
             poses=True,
         ),
-        "lbp_cascade": ModelCard(
-            builder="actors.models.cascade:build_lbp_cascade",
+        "tiny": ModelCard(
+            builder="actors.models.tiny:build_tiny_face",
             input="frames",
-            licence="BSD-3-Clause (part of scikit-image)",
+            files={"weights": PackageFile("tiny/face.safetensors")},
+            licence=_OURS,
+            points=True,
         ),
     },
     "landmarks": {
@@ -122,6 +126,12 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             files={"weights": HubFile("py-feat/mobilenet", ("mobilenet_224_model_best_gdconv_external.pth.tar",))},
             licence="none stated",
         ),
+        "tiny": ModelCard(
+            builder="actors.models.tiny:build_tiny_landmarks",
+            input="crops112",
+            files={"weights": PackageFile("tiny/traits.safetensors")},
+            licence=_OURS,
+        ),
     },
     "pose": {
         "pose_mlp": ModelCard(
@@ -138,6 +148,12 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             input="detector",
             licence="CC-BY-NC-4.0 (that of the face model)",
             research_only=True,
+        ),
+        "tiny": ModelCard(
+            builder="actors.models.tiny:build_tiny_pose",
+            input="crops112",
+            files={"weights": PackageFile("tiny/traits.safetensors")},
+            licence=_OURS,
         ),
     },
     "action_units": {
@@ -171,6 +187,12 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             files={"weights": HubFile("py-feat/svm_emo", ("svm_emo_classifier.skops",))},
             licence="no single licence stated",
         ),
+        "tiny": ModelCard(
+            builder="actors.models.tiny:build_tiny_emotions",
+            input="crops112",
+            files={"weights": PackageFile("tiny/traits.safetensors")},
+            licence=_OURS,
+        ),
     },
     "embeddings": {
         "arcface_r50": ModelCard(
@@ -191,6 +213,13 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             # start value: the same person's cosines are about 0.60 to 0.70; to be calibrated with the published weights
             same_person_cosine=0.65,
         ),
+        "tiny": ModelCard(
+            builder="actors.models.tiny:build_tiny_identity",
+            input="aligned112",
+            files={"weights": PackageFile("tiny/identity.safetensors")},
+            licence=_OURS,
+            same_person_cosine=0.30,
+        ),
     },
     "gaze": {
         "l2cs": ModelCard(
@@ -199,6 +228,12 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             files={"weights": HubFile("py-feat/l2cs", ("l2cs_gaze360_resnet50.safetensors",))},
             licence="trained on Gaze360: no commercial use",
             research_only=True,
+        ),
+        "tiny": ModelCard(
+            builder="actors.models.tiny:build_tiny_gaze",
+            input="crops112",
+            files={"weights": PackageFile("tiny/traits.safetensors")},
+            licence=_OURS,
         ),
     },
 }
@@ -213,6 +248,6 @@ BUNDLES: dict[str, dict[str, str]] = {
         "embeddings": "arcface_r50",
         "gaze": "l2cs",
     },
-    # no download: a classical detector whose parameters ship inside scikit-image
-    "cascade": {"face": "lbp_cascade"},
+    # no download: small networks of our own that ship with the package (docs/tiny.md)
+    "tiny": {slot: "tiny" for slot in SLOTS if slot != "action_units"},
 }

@@ -113,5 +113,5 @@ def _remedy(file: HubFile) -> str:
     return (
         "Give this machine access to the hub; or set models.mirror to a folder (any fsspec URI) laid out like it, here "
         f"<mirror>/{file.repo}/{file.names[0]}, which 'faceatlas models pull --to' fills; or name the file in a bundle "
-        "of your own ('weights:'); or take a bundle without downloads: --bundle cascade."
+        "of your own ('weights:'); or take a bundle without downloads: --bundle tiny."
     )

@@ -64,7 +64,7 @@ def config(file: ConfigOption = None, assignments: SetOption = None) -> None:
 @app.command()
 def demo(
     folder: Annotated[str, typer.Argument(help="Where the corpus and the tables go.")] = "faceatlas-demo",
-    bundle: BundleOption = "cascade",
+    bundle: BundleOption = "tiny",
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+import pipeline
+from pipeline.annotate import Report
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 
@@ -37,15 +39,25 @@ def demo(folder: str, bundle: str, config: Config) -> bool:
     make_corpus(corpus)
     console.print(f"made a corpus of two tar shards in {corpus}")
     report = run(str(corpus), out, bundle, config)
-    console.print("look at it:")
-    console.print(f"  faceatlas status {out}")
-    console.print(
-        f"""  python -c "import pipeline; print(pipeline.read_table('{out}', 'clips').to_pandas())" """, markup=False
-    )
-    console.print(
-        f"""  python -c "import pandas; print(pandas.read_parquet('{out}/faces').describe())" """, markup=False
-    )
+    say_what_was_found(out, report)
     return report.in_order
+
+
+def say_what_was_found(out: str, report: Report) -> None:
+    """Print clips, faces, people and quarantine, and three lines that query the tables."""
+    from jobs.annotate import console
+
+    faces = pipeline.read_table(out, "faces", ["clip_id"]).num_rows
+    people = pipeline.read_table(out, "identities", ["clips", "faces"]).sort_by([("faces", "descending")]).to_pylist()
+    console.print(f"found: {report.wanted} clips, {faces} faces, {len(people)} people", highlight=False)
+    for number, person in enumerate(people, 1):
+        console.print(f"  person {number}: {person['faces']} faces in {person['clips']} clips", highlight=False)
+    for row in pipeline.read_table(out, "quarantine").to_pylist():
+        console.print(f"  quarantined {row['member']}: {row['message']}", markup=False, highlight=False)
+    console.print(f"tables: {out}; look at them:", highlight=False)
+    query = f"import pipeline; print(pipeline.read_table('{out}', '{{}}').to_pandas())"
+    for table in ("clips", "identities", "emotions"):
+        print(f'  python -c "{query.format(table)}"')  # not through the console, which would break the line
 
 
 def make_corpus(folder: Path) -> None:
@@ -62,7 +74,7 @@ def make_corpus(folder: Path) -> None:
 
 
 def _members() -> Iterator[tuple[str, bytes]]:
-    astronaut, hopper = _portraits()
+    astronaut, hopper = portraits()
     first, second = (_view(picture) for picture in (astronaut, hopper))
     yield "astronaut_pan.mp4", encode(lambda t: first(0.35 + 0.15 * t, 0.25, 0.8))
     yield "hopper_zoom.mp4", encode(lambda t: second(0.5, 0.35, 1.0 - 0.35 * t))
@@ -74,7 +86,12 @@ def _members() -> Iterator[tuple[str, bytes]]:
     yield "corrupt.mp4", b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 16
 
 
-def _portraits() -> tuple[np.ndarray, np.ndarray]:
+def portraits() -> tuple[np.ndarray, np.ndarray]:
+    """The two public-domain portraits, uint8 RGB (H, W, 3): scikit-image's astronaut, matplotlib's Grace Hopper.
+
+    Raises:
+        ConfigError: the packages that hold them are not installed.
+    """
     try:
         from matplotlib import cbook
         from PIL import Image

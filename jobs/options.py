@@ -21,7 +21,7 @@ CorpusArgument = Annotated[
     ),
 ]
 OutArgument = Annotated[str, typer.Argument(help="Output folder, any fsspec URI.")]
-BundleOption = Annotated[str, typer.Option(help="Bundle of models: a name (pyfeat, cascade) or a YAML file.")]
+BundleOption = Annotated[str, typer.Option(help="Bundle of models: a name (pyfeat, tiny) or a YAML file.")]
 EveryOption = Annotated[int | None, typer.Option(min=1, help="Annotate every k-th frame; short for decode.every.")]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="YAML file; `faceatlas config` prints all settings.")

@@ -261,11 +261,16 @@ def build_retinaface_mnet025(files: Mapping[str, Path], score_threshold: float =
     Raises:
         WeightsError: the weights cannot be read or do not fit.
     """
-    net = RetinaFace(
-        _MobileNet025Body(), (64, 128, 256), 64, mean=(104, 117, 123), bgr=True, score_threshold=score_threshold
-    )
+    net = new_retinaface_mnet025(score_threshold)
     load_strict(net, read_state_dict(files["weights"]), "retinaface_mnet025")
     return net.eval().requires_grad_(False)
+
+
+def new_retinaface_mnet025(score_threshold: float = 0.5) -> RetinaFace:
+    """RetinaFace with MobileNetV1-0.25 and random weights, in training mode."""
+    return RetinaFace(
+        _MobileNet025Body(), (64, 128, 256), 64, mean=(104, 117, 123), bgr=True, score_threshold=score_threshold
+    )
 
 
 def _slope(channels: int) -> float:

@@ -22,8 +22,9 @@ def write(tmp_path):
 
 
 MINE = """
-extends: cascade
+extends: tiny
 models:
+  gaze: none
   embeddings:
     factory: my_factories:echo
     weights: weights.bin
@@ -76,13 +77,13 @@ def test_weights_that_change_under_a_run_are_refused(write, tmp_path):
     ("text", "words"),
     [
         ("models: {landmarks: mobilefacenet}", "needs a model for the slot 'face'"),
-        ("extends: cascade\nmodels: {nose: x}", "no slot 'nose'"),
-        ("extends: cascade\nmodels: {gaze: {model: l3cs}}", "no model 'l3cs'"),
-        ("extends: cascade\nmodels: {landmarks: arcface_r50}", "fills the slot 'embeddings'"),
-        ("extends: cascade\nmodels: {embeddings: {factory: 'a:b', input: crops112}}", "same_person_cosine"),
-        ("extends: cascade\nmodels: {embeddings: {factory: 'a:b', same_person_cosine: 0.3}}", "input"),
-        ("extends: cascade\nmodels: {gaze: {factory: 'a:b', input: landmarks}}", "it needs landmarks"),
-        ("extends: cascade\nmodels: {gaze: {factory: 'a:b', input: crops112, wieghts: x}}", "wieghts"),
+        ("extends: tiny\nmodels: {nose: x}", "no slot 'nose'"),
+        ("extends: tiny\nmodels: {gaze: {model: l3cs}}", "no model 'l3cs'"),
+        ("extends: tiny\nmodels: {landmarks: arcface_r50}", "fills the slot 'embeddings'"),
+        ("extends: tiny\nmodels: {embeddings: {factory: 'a:b', input: crops112}}", "same_person_cosine"),
+        ("extends: tiny\nmodels: {embeddings: {factory: 'a:b', same_person_cosine: 0.3}}", "input"),
+        ("extends: tiny\nmodels: {landmarks: none, gaze: {factory: 'a:b', input: landmarks}}", "it needs landmarks"),
+        ("extends: tiny\nmodels: {gaze: {factory: 'a:b', input: crops112, wieghts: x}}", "wieghts"),
         ("extends: nothing\nmodels: {}", "nothing"),
     ],
 )
@@ -99,7 +100,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 def test_missing_weights_name_the_model_the_file_and_the_remedy(tmp_path):
     with pytest.raises(MissingWeightsError) as caught:
         resolve_bundle("pyfeat", mirror=str(tmp_path))
-    for words in ("retinaface_r34", "model.safetensors", "models.mirror", "--bundle cascade"):
+    for words in ("retinaface_r34", "model.safetensors", "models.mirror", "--bundle tiny"):
         assert words in str(caught.value)
 
 
@@ -121,5 +122,5 @@ def test_without_network_the_hub_path_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the library's own attempts
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(MissingWeightsError, match="--bundle cascade"):
+    with pytest.raises(MissingWeightsError, match="--bundle tiny"):
         resolve_bundle("pyfeat")

@@ -156,7 +156,7 @@ def test_an_actor_loads_what_the_driver_found(memory, tmp_path):
     (tmp_path / "my_loader.py").write_text("def load(weights):\n    return weights.read_bytes()\n")
     bundle = tmp_path / "b.yaml"
     bundle.write_text(
-        "extends: cascade\nmodels: {gaze: {factory: 'my_loader:load', weights: 'memory://w/a.bin', input: crops112}}"
+        "extends: tiny\nmodels: {gaze: {factory: 'my_loader:load', weights: 'memory://w/a.bin', input: crops112}}"
     )
     model = resolve_bundle(str(bundle), cache=str(tmp_path / "driver")).slot("gaze")
     assert build_model(model, str(tmp_path / "actor")) == b"one"

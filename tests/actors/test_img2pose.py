@@ -186,6 +186,6 @@ def test_poses_come_out_of_the_annotator_and_again_from_stored_boxes(net, folder
 
 
 def test_poses_are_refused_where_the_face_model_gives_none(tmp_path):
-    (tmp_path / "bundle.yaml").write_text("models: {face: lbp_cascade, pose: img2pose}")
+    (tmp_path / "bundle.yaml").write_text("models: {face: tiny, pose: img2pose}")
     with pytest.raises(BundleError, match="img2pose"):
         resolve_bundle(str(tmp_path / "bundle.yaml"))

@@ -38,14 +38,41 @@ def demo(tmp_path_factory):
     return folder, text
 
 
-def test_the_demo_finds_faces_and_quarantines_the_corrupt_clip(demo):
+def test_the_demo_finds_two_people_and_quarantines_the_corrupt_clip(demo):
     folder, text = demo
     clips = pipeline.read_table(str(folder / "tables"), "clips").to_pandas().set_index("key")
     assert clips["status"].value_counts().to_dict() == {"done": 7, "quarantined": 1}
     assert clips.loc["corrupt", "status"] == "quarantined"
     assert clips.loc["nobody", "faces"] == 0
     assert clips.loc[["astronaut_pan", "hopper_zoom", "two_people"], "faces"].min() >= 40
-    assert "left out, no model in this bundle: landmarks, pose" in text
+    assert "left out, no model in this bundle: action_units" in text
+    assert "2 people" in text
+    assert "quarantined corrupt.mp4: " in text
+
+
+def test_the_demo_knows_both_people_in_all_their_clips(demo):
+    out = str(demo[0] / "tables")
+    clips = pipeline.read_table(out, "clips").to_pandas().set_index("clip_id")["key"]
+    tracks = pipeline.read_table(out, "tracks").to_pandas()
+    assert pipeline.read_table(out, "identities").num_rows == 2
+    seen = {}
+    for clip_id, identity in zip(tracks["clip_id"], tracks["identity_id"], strict=True):
+        seen.setdefault(clips[clip_id], set()).add(identity)
+    astronaut, hopper = seen["astronaut_pan"], seen["hopper_zoom"]
+    assert len(astronaut) == len(hopper) == 1
+    assert astronaut != hopper
+    assert seen["astronaut_flip_light"] == astronaut
+    assert seen["hopper_pan"] == hopper
+    assert seen["two_people"] == seen["cut"] == astronaut | hopper
+
+
+def test_the_three_lines_of_the_demo_run(demo):
+    lines = [line.strip() for line in demo[1].splitlines() if line.strip().startswith("python -c")]
+    assert len(lines) == 3
+    for line in lines:
+        done = subprocess.run(line, shell=True, cwd=PROJECT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "clip_id" in done.stdout or "identity_id" in done.stdout or "..." in done.stdout
 
 
 def test_the_status_command_prints_the_totals(demo):
@@ -60,10 +87,10 @@ def test_the_status_command_prints_the_totals(demo):
 
 def test_the_plan_of_a_finished_corpus_is_empty(demo):
     corpus, out = demo[0] / "corpus", demo[0] / "tables"
-    code, text = call(BIN / "faceatlas", "plan", corpus, out, "--bundle", "cascade", "--json")
+    code, text = call(BIN / "faceatlas", "plan", corpus, out, "--bundle", "tiny", "--json")
     plan = json.loads(text)
     assert (code, plan["clips"], plan["to_do"]) == (0, 8, 0)
-    code, text = call(BIN / "faceatlas", "plan", corpus, demo[0] / "elsewhere", "--bundle", "cascade")
+    code, text = call(BIN / "faceatlas", "plan", corpus, demo[0] / "elsewhere", "--bundle", "tiny")
     assert "8 clips: new clip" in text
     assert not (demo[0] / "elsewhere").exists()
 
@@ -71,8 +98,8 @@ def test_the_plan_of_a_finished_corpus_is_empty(demo):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["annotate", "no-such-folder", "OUT", "--bundle", "cascade"], "no-such-folder"),
-        (["annotate", "tests", "OUT", "--bundle", "cascade", "--set", "decode.evry=2"], "decode.evry"),
+        (["annotate", "no-such-folder", "OUT", "--bundle", "tiny"], "no-such-folder"),
+        (["annotate", "tests", "OUT", "--bundle", "tiny", "--set", "decode.evry=2"], "decode.evry"),
         (["annotate", "tests", "OUT", "--bundle", "absent.yaml"], "absent.yaml"),
         (["status", "OUT"], "current.json"),
     ],
@@ -132,7 +159,7 @@ def test_ray_job_submit_runs_the_same_job(demo, cluster, tmp_path):
     out = tmp_path / "out"
     code, text = call(
         *(BIN / "ray", "job", "submit", "--address", cluster, "--working-dir", ".", "--"),
-        *("python", "-m", "jobs.annotate", demo[0] / "corpus", out, "--bundle", "cascade"),
+        *("python", "-m", "jobs.annotate", demo[0] / "corpus", out, "--bundle", "tiny"),
     )
     assert code == 0, text
     assert "8 clips: 7 done, 0 empty, 1 quarantined" in text
