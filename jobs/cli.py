@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from jobs import demo as demo_job
+from jobs import identities as identities_job
 from jobs.annotate import annotate, console, resolve, settings, wanted_of
 from jobs.options import BundleOption, ConfigOption, CorpusArgument, EveryOption, OutArgument, SetOption, exit_on_error
 from pipeline import annotate as flow
@@ -20,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(annotate)
+app.add_typer(identities_job.app, name="identities")
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
 
