@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from jobs import demo as demo_job
+from jobs import identities as identities_job
 from jobs import models as models_job
 from jobs import quarantine, versions
 from jobs.annotate import annotate, console, settings
@@ -28,6 +29,7 @@ app.add_typer(models_job.app, name="models")
 app.command()(plan)
 app.command()(forget)
 app.add_typer(versions.app, name="versions")
+app.add_typer(identities_job.app, name="identities")
 app.add_typer(quarantine.app, name="quarantine")
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 

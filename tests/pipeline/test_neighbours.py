@@ -1,0 +1,96 @@
+"""Neighbours are the same, whatever the tiles, partitions and order in which pairs are looked at."""
+
+import numpy as np
+import pytest
+
+from pipeline import neighbours
+from pipeline.neighbour_tasks import block_pairs, search_sides
+from pipeline.neighbours import (
+    Nearest,
+    exact_neighbours,
+    find_neighbours,
+    measure_recall,
+    merge_nearest,
+    pairs,
+    partitioned_neighbours,
+    to_grid,
+)
+
+
+@pytest.fixture(scope="module")
+def grid_ND():  # noqa: N802
+    random = np.random.default_rng(0)
+    people = random.standard_normal((40, 64))
+    value = people[random.integers(0, 40, 600)] + 0.8 * random.standard_normal((600, 64))
+    value[100:110] = value[0]  # ties
+    return to_grid((value / np.linalg.norm(value, axis=1, keepdims=True)).astype(np.float32))
+
+
+def brute_force(grid_ND, k, least):
+    cosine_NN = grid_ND.astype(np.float64) @ grid_ND.astype(np.float64).T
+    np.fill_diagonal(cosine_NN, -2)
+    order = np.lexsort((np.tile(np.arange(len(grid_ND)), (len(grid_ND), 1)), -cosine_NN), axis=1)[:, :k]
+    near = np.take_along_axis(cosine_NN, order, axis=1)
+    return np.where(near >= least, order, -1)
+
+
+def same(a, b):
+    return np.array_equal(a.row, b.row) and np.array_equal(a.cosine, b.cosine)
+
+
+def test_neighbours_are_exact_and_ties_go_to_the_smaller_row(grid_ND):
+    np.testing.assert_array_equal(exact_neighbours(grid_ND, 8, 0.2).row, brute_force(grid_ND, 8, 0.2))
+
+
+def test_cosines_on_the_grid_are_exact(grid_ND):
+    whole = (grid_ND.astype(np.float64) * neighbours.GRID).astype(np.int64)
+    found = exact_neighbours(grid_ND, 8, 0.2)
+    row, place = np.nonzero(found.row >= 0)
+    products = (whole[row] * whole[found.row[row, place]]).sum(axis=1)
+    assert (found.cosine[row, place].astype(np.float64) * neighbours.GRID**2 == products).all()
+
+
+def test_the_size_of_tiles_has_no_effect(grid_ND, monkeypatch):
+    whole = exact_neighbours(grid_ND, 8, 0.2)
+    monkeypatch.setattr(neighbours, "TILE", 77)
+    assert same(exact_neighbours(grid_ND, 8, 0.2), whole)
+
+
+@pytest.mark.parametrize("rows", [50, 333])
+def test_blocks_in_any_order_find_the_same(grid_ND, rows):
+    fresh_N = np.ones(len(grid_ND), bool)
+    found = Nearest.none(len(grid_ND), 8)
+    for left, right in reversed(list(block_pairs(fresh_N, rows))):
+        other = None if right is None else grid_ND[right]
+        for side, part in zip((left, right), search_sides(left, grid_ND[left], right, other, 8, 0.2), strict=True):
+            if side is not None:
+                merge_nearest(found, side, part)
+    assert same(found, exact_neighbours(grid_ND, 8, 0.2))
+
+
+def test_only_pairs_with_a_fresh_row_count(grid_ND):
+    fresh_N = np.arange(len(grid_ND)) % 10 == 0
+    found = find_neighbours(grid_ND, fresh_N, len(grid_ND), 0.2)
+    everything, _ = pairs(exact_neighbours(grid_ND, len(grid_ND), 0.2))
+    expected = everything[fresh_N[everything].any(axis=1)]
+    np.testing.assert_array_equal(pairs(found)[0], expected)
+
+
+def test_partitions_find_most_neighbours_and_say_how_many(grid_ND):
+    found = partitioned_neighbours(grid_ND, 8, 0.2, rows_per_pivot=50, overlap=4)
+    truth = exact_neighbours(grid_ND, 8, 0.2)
+    hits = sum(np.isin(t[t >= 0], f).sum() for t, f in zip(truth.row, found.row, strict=True))
+    recall = hits / (truth.row >= 0).sum()
+    assert 0.5 < recall < 1
+    assert measure_recall(grid_ND, found, 0.2, sample=len(grid_ND)) == pytest.approx(recall)
+    assert measure_recall(grid_ND, truth, 0.2) == 1
+
+
+def test_no_rows_have_no_neighbours():
+    found = exact_neighbours(np.empty((0, 4), np.float16), 3, 0.2)
+    assert pairs(found)[0].shape == (0, 2)
+
+
+def test_vectors_that_are_not_of_unit_length_are_refused():
+    with pytest.raises(ValueError, match="unit length"):
+        to_grid(np.full((2, 4), 3.0))
