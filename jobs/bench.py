@@ -7,12 +7,19 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from jobs import bench_identities, bench_postprocess_img2pose, bench_speed
+from jobs import bench_hog, bench_identities, bench_img2pose, bench_speed
 
 app = typer.Typer(help="Measure Faceatlas on this machine.", no_args_is_help=True, pretty_exceptions_enable=False)
-for command in (bench_speed.decode, bench_speed.actor, bench_speed.models, bench_speed.loop, bench_speed.pipeline):
+for command in (
+    bench_speed.decode,
+    bench_speed.actor,
+    bench_speed.models,
+    bench_speed.loop,
+    bench_speed.pipeline,
+    bench_hog.hog,
+    bench_img2pose.img2pose,
+):
     app.command()(command)
-app.command("img2pose")(bench_postprocess_img2pose.main)
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """How long img2pose's post-processing takes (poses, boxes, suppression), and how long the reference's loop.
 
-    python -m jobs.bench_postprocess_img2pose --peer-python PATH --json
+    python -m jobs.bench img2pose --peer-python PATH --json
 
 Both get the same made proposals, on the CPU with one thread, and take turns; the reference runs in a Python of its own
 in which py-feat is installed. What they find is compared. No weights and no frames are needed.
@@ -219,7 +219,7 @@ def _result(count: int, times: list[float]) -> dict[str, Any]:
     return {"proposals": count, "ours_s": statistics.median(times), "ours_turns_s": times, "ours": versions}
 
 
-def main(
+def img2pose(
     proposals: Annotated[int, typer.Option(help="Proposals of one frame.", min=1)] = 300,
     turns: Annotated[int, typer.Option(help="How often each side is timed.", min=1)] = 5,
     peer_python: Annotated[str | None, typer.Option(help="Interpreter in which py-feat is installed.")] = None,
@@ -239,7 +239,3 @@ def main(
         print(f"{result['box_px']:.2g} px, angles {result['angle_rad']:.2g} rad)")
     if not result.get("same", True):
         raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    typer.run(main)

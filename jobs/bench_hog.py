@@ -1,6 +1,6 @@
 """Times our batched post-processing beside the reference's, in turns, on the same input; compares the outputs.
 
-python -m jobs.bench_postprocess hog --peer-python /path/to/venv/bin/python --crops hog.npz --faces 256 --json
+python -m jobs.bench hog --peer-python /path/to/venv/bin/python --crops hog.npz --faces 256 --json
 """
 
 import json
@@ -17,15 +17,7 @@ import typer
 from actors.hog import HogFeatures, hog_features
 from actors.models.action_units import build_xgb
 
-app = typer.Typer(help="Time post-processing beside py-feat's.", no_args_is_help=True, pretty_exceptions_enable=False)
 
-
-@app.callback()
-def _commands() -> None:
-    """Keep the name of the command, though there is one alone."""
-
-
-@app.command()
 def hog(
     peer_python: Annotated[Path, typer.Option(help="Python with py-feat 2.0.3.")],
     crops: Annotated[Path, typer.Option(help="npz: crops uint8 (n, 3, 112, 112), landmarks (n, 136) in 0..1.")],
@@ -102,7 +94,3 @@ def _answer(peer: subprocess.Popen) -> dict[str, Any]:
     if not line:
         raise RuntimeError("the reference's process ended early; its error is above")
     return json.loads(line)
-
-
-if __name__ == "__main__":
-    app()
