@@ -1,0 +1,64 @@
+"""The commands that look after an output, on one made without a video."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from pipeline import lease, store
+from pipeline.config import LeaseConfig
+
+WRITER = Path(__file__).resolve().parents[1] / "pipeline" / "crash_writer.py"
+
+
+@pytest.fixture
+def out(tmp_path):
+    spec = importlib.util.spec_from_file_location("crash_writer", WRITER)
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    folder = str(tmp_path / "out")
+    writer.run(folder, {"aa11": "x", "bb22": "x"})
+    writer.VERSIONS = {**writer.VERSIONS, "landmarks": "l2"}
+    writer.run(folder, {"aa11": "x", "bb22": "x"})
+    return folder
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(part) for part in arguments])
+    return result.exit_code, result.output
+
+
+def test_versions_are_listed_compared_and_dropped(out):
+    code, text = call("versions", "list", out, "--json")
+    rows = {(row["table"], row["version"]): row for row in json.loads(text)}
+    assert code == 0
+    assert rows["landmarks", "l1"]["rows"] == rows["landmarks", "l2"]["rows"] == 16
+    assert call("versions", "diff", out, "landmarks", "l1", "l2", "--limit", "mean_distance=0.5")[0] == 0
+    code, text = call("versions", "diff", out, "landmarks", "l1", "l2", "--limit", "mean_distance=-1", "--json")
+    assert (code, json.loads(text)["exceeded"]) == (3, ["mean_distance"])
+    in_force = store.read_current(store.open_output(out))["landmarks"]
+    assert call("versions", "drop", out, "landmarks", in_force)[0] == 2
+    assert call("versions", "drop", out, "landmarks", ({"l1", "l2"} - {in_force}).pop())[0] == 0
+    assert store.table_versions(store.open_output(out), "landmarks") == [in_force]
+
+
+def test_forget_leaves_no_row_and_says_so(out):
+    code, text = call("forget", out, "--source", "file:///videos/aa11.mp4")
+    assert code == 0, text
+    assert "8 rows out of faces/f1" in text
+    code, text = call("forget", out, "--clip", "bb22")
+    assert code == 0, text
+    assert "8 rows out of faces/f1" in text
+    assert call("forget", out)[0] == 2
+
+
+def test_a_command_that_changes_an_output_in_use_is_refused(out):
+    with lease.hold(store.open_output(out), "run of the test", LeaseConfig()):
+        code, text = call("quarantine", "retry", out)
+    assert code == 2, text
+    assert call("quarantine", "list", out)[0] == 0
+    assert call("quarantine", "retry", out)[0] == 0
+    assert call("quarantine", "retry", out, "--where", "error_class")[0] == 2
