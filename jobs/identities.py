@@ -22,6 +22,7 @@ from pipeline.scores import score_clusters
 
 app = typer.Typer(help="Who is who: decisions, scores, calibration.", no_args_is_help=True)
 IdArgument = Annotated[str, typer.Argument(help="identity_id; an id that was merged into another stands for that one.")]
+FalseAccepts = Annotated[float, typer.Option(min=1e-9, max=0.5, help="Share of impostors that may pass.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
 
@@ -105,8 +106,9 @@ def name(out: OutArgument, identity: IdArgument,
 
 
 @app.command()
-def calibrate(out: OutArgument, false_accepts: Annotated[float, typer.Option(min=1e-9, max=0.5)] = 1e-4,
-              config: ConfigOption = None, assignments: SetOption = None, as_json: JsonOption = False) -> None:  # fmt: skip
+def calibrate(out: OutArgument, false_accepts: FalseAccepts = 1e-4,
+              config: ConfigOption = None, assignments: SetOption = None,
+    as_json: JsonOption = False) -> None:  # fmt: skip
     """Estimate the model's threshold from the corpus itself, and say how sure that is.
 
     Tracks seen together are certainly two people; the halves of one track are certainly one.
@@ -124,7 +126,8 @@ def calibrate(out: OutArgument, false_accepts: Annotated[float, typer.Option(min
 
 @app.command()
 def score(out: OutArgument, truth: Annotated[Path, typer.Argument(help="CSV: clip_id or track_id, and person.")],
-          config: ConfigOption = None, assignments: SetOption = None, as_json: JsonOption = False) -> None:  # fmt: skip
+          config: ConfigOption = None, assignments: SetOption = None,
+          as_json: JsonOption = False) -> None:  # fmt: skip
     """Compare the identities with a truth: B-cubed and pairwise precision, recall and F over tracks.
 
     A truth by clip_id holds for every track of the clip. Tracks without a truth do not count; tracks without an

@@ -2,8 +2,8 @@
 
 Tracks that are in the picture together are certain impostors; the halves of one track are certain genuine pairs, if
 easy ones: they come from one clip, so the share of them that is accepted is an upper bound. The threshold is the cosine
-above which a share `false_accepts` of the impostors lies. Where there are too few to count that far, the tail is that of
-a normal distribution with their mean and deviation, which is said.
+above which a share `false_accepts` of the impostors lies. Where there are too few to count that far, the tail is that
+of a normal distribution with their mean and deviation, which is said.
 """
 
 from collections.abc import Mapping

@@ -31,7 +31,7 @@ def search_by_tasks(
     num = len(grid_ND)
     if num <= local_up_to:
         return find_neighbours(grid_ND, fresh_N, k, least)
-    sides = block_pairs(fresh_N) if num <= exact_up_to else partition_pairs(grid_ND, fresh_N)
+    sides = block_pairs(fresh_N, BLOCK_ROWS) if num <= exact_up_to else partition_pairs(grid_ND, fresh_N)
     found = Nearest.none(num, k)
     task = ray.remote(num_cpus=1, max_retries=5)(search_sides)
     blocks: dict[bytes, ray.ObjectRef] = {}
@@ -62,7 +62,7 @@ def search_by_tasks(
     return found
 
 
-def block_pairs(fresh_N: np.ndarray, rows: int = BLOCK_ROWS) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+def block_pairs(fresh_N: np.ndarray, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """All pairs with a fresh row, as blocks of rows: a block with itself (None), or two blocks."""
     fresh, known = (
         [side[begin : begin + rows] for begin in range(0, len(side), rows)]

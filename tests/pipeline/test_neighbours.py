@@ -77,11 +77,11 @@ def test_only_pairs_with_a_fresh_row_count(grid_ND):
 
 
 def test_partitions_find_most_neighbours_and_say_how_many(grid_ND):
-    found = partitioned_neighbours(grid_ND, 8, 0.2, rows_per_pivot=50, overlap=4)
+    found = partitioned_neighbours(grid_ND, 8, 0.2, rows_per_pivot=50, overlap=1)
     truth = exact_neighbours(grid_ND, 8, 0.2)
     hits = sum(np.isin(t[t >= 0], f).sum() for t, f in zip(truth.row, found.row, strict=True))
     recall = hits / (truth.row >= 0).sum()
-    assert 0.5 < recall < 1
+    assert 0.3 < recall < 1
     assert measure_recall(grid_ND, found, 0.2, sample=len(grid_ND)) == pytest.approx(recall)
     assert measure_recall(grid_ND, truth, 0.2) == 1
 
