@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import schema, store
+from pipeline import attempts, schema, store
 from pipeline.errors import ConfigError
 from pipeline.store import Output
 
@@ -36,6 +36,7 @@ def release(output: Output, where: Mapping[str, str]) -> int:
         gone = rows.filter(pc.equal(rows["shard"], shard))["clip_id"].combine_chunks()
         for name in ("clips", "quarantine"):
             remove_rows(output, name, current[name], shard, gone)
+    attempts.forget(output, rows["clip_id"].to_pylist())  # else a clip that killed three workers would not be tried
     return rows.num_rows
 
 
