@@ -7,7 +7,7 @@ ones stand for an identity.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -53,9 +53,25 @@ def read_decisions(output: Output) -> list[Decision]:
 
 def add_decision(output: Output, decision: Decision) -> None:
     """Append a decision; the file appears whole or not at all."""
-    decisions = [*read_decisions(output), decision]
+    _write(output, [*read_decisions(output), decision])
+
+
+def _write(output: Output, decisions: Sequence[Decision]) -> None:
     content = [item.model_dump(mode="json") for item in decisions]
     store.write_bytes(output, PATH, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def forget_tracks(output: Output, tracks: Collection[str]) -> None:
+    """Take tracks out of all decisions; a decision that names none any more goes, and a name with it."""
+    before = read_decisions(output)
+    after = []
+    for decision in before:
+        left = tuple(track for track in decision.tracks if track not in tracks)
+        others = tuple(track for track in decision.others if track not in tracks)
+        if left and (others or not decision.others):
+            after.append(decision.model_copy(update={"tracks": left, "others": others}))
+    if after != before:
+        _write(output, after)
 
 
 def digest_decisions(decisions: Sequence[Decision]) -> str:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import files, schema, store
+from pipeline.decisions import forget_tracks
 from pipeline.errors import ConfigError
 from pipeline.quarantine import remove_rows
 from pipeline.records import faces_versions
@@ -233,21 +234,21 @@ def _drop_faces(output: Output, path: str, keys: pa.Array) -> int:
 def _clean_snapshots(output: Output, removal: Removal, gone: Counter[str]) -> None:
     """Tracks and identities in force lose what is to go; other snapshots go as a whole."""
     current = store.read_current(output)
-    for name in ("tracks", "identities"):
+    for name in ("tracks", "identities", "ambiguous_pairs", "lineage"):
         for version in store.table_versions(output, name):
             if version != current.get(name):
                 output.fs.rm(output.path(store.partition(name, version)), recursive=True)
     if "tracks" not in current:
         return
-    for path in store.list_files(output, store.partition("tracks", current["tracks"])):
-        rows = store.read_file(output, path)
-        out = pc.or_(
-            pc.is_in(rows["clip_id"], value_set=pa.array(removal.clips, pa.string())),
-            pc.is_in(rows["track_id"], value_set=pa.array(removal.tracks, pa.string())),
-        )
-        if pc.any(out).as_py():
-            store.write_parquet(output, path, rows.filter(pc.invert(out)))
-            gone[f"tracks/{current['tracks']}"] += pc.sum(out).as_py()
+    files_of_tracks = store.list_files(output, store.partition("tracks", current["tracks"]))
+    parts = {path: store.read_file(output, path) for path in files_of_tracks}
+    outs = {path: _is_out(rows, removal) for path, rows in parts.items()}
+    # decisions name tracks alone, so they are cleaned while the tracks can still be found
+    forget_tracks(output, {t for path, rows in parts.items() for t in rows["track_id"].filter(outs[path]).to_pylist()})
+    for path, rows in parts.items():
+        if pc.any(outs[path]).as_py():
+            store.write_parquet(output, path, rows.filter(pc.invert(outs[path])))
+            gone[f"tracks/{current['tracks']}"] += pc.sum(outs[path]).as_py()
     tracks = {row["track_id"]: row for row in store.read_version(output, "tracks", current["tracks"]).to_pylist()}
     for path in store.list_files(output, store.partition("identities", current["identities"])):
         table = store.read_file(output, path)
@@ -258,6 +259,31 @@ def _clean_snapshots(output: Output, removal: Removal, gone: Counter[str]) -> No
         if kept != table.to_pylist():
             store.write_parquet(output, path, pa.Table.from_pylist(kept, schema=table.schema))
             gone[f"identities/{current['identities']}"] += len(rows) - len(kept)
+    there = store.read_version(output, "identities", current["identities"], ["identity_id"])
+    known = set(there["identity_id"].to_pylist())
+    for name, (one, other) in {
+        "ambiguous_pairs": ("identity_a", "identity_b"),
+        "lineage": ("from_id", "to_id"),
+    }.items():
+        for path in store.list_files(output, store.partition(name, current.get(name, "none"))):
+            table = store.read_file(output, path)
+            # a lineage may name identities that are no more; a pair of identities says something only of those there are
+            kept_rows = [
+                row
+                for row in table.to_pylist()
+                if ({row[one], row[other]} <= known if name == "ambiguous_pairs" else True)
+                and (removal.identity is None or removal.identity not in (row[one], row[other]))
+            ]
+            if len(kept_rows) < table.num_rows:
+                store.write_parquet(output, path, pa.Table.from_pylist(kept_rows, schema=table.schema))
+                gone[f"{name}/{current[name]}"] += table.num_rows - len(kept_rows)
+
+
+def _is_out(tracks: pa.Table, removal: Removal) -> pa.Array:
+    return pc.or_(
+        pc.is_in(tracks["clip_id"], value_set=pa.array(removal.clips, pa.string())),
+        pc.is_in(tracks["track_id"], value_set=pa.array(removal.tracks, pa.string())),
+    )
 
 
 def _identity_without(row: dict, tracks: dict[str, dict]) -> dict | None:

@@ -11,6 +11,7 @@ import pytest
 from pipeline import chunks, forget, quarantine, schema, store
 from pipeline.chunks import Job
 from pipeline.config import Config
+from pipeline.decisions import Decision, add_decision, read_decisions
 from pipeline.errors import ConfigError
 from pipeline.plan import make_plan
 from pipeline.sources import Corpus
@@ -104,7 +105,16 @@ def output(tmp_path):
     table = pa.Table.from_pylist(identities, schema=schema.IDENTITIES)
     store.write_parquet(output, "identities/version=t1/identities.parquet", table)
     by_table = {schema.TABLE_OF_SLOT.get(name, name): version for name, version in VERSIONS.items()}
-    store.switch_current(output, {**by_table, "tracks": "t1", "identities": "t1"})
+    pair = dict(identity_a="person0", identity_b="person1", score=0.2, threshold=0.22, seen_together=2, reason="close")
+    event = dict(snapshot="t1", event="split", from_id="person1", to_id="person0", tracks=1, cause="clustering")
+    snapshot = {"tracks": "t1", "identities": "t1", "ambiguous_pairs": "t1", "lineage": "t1"}
+    for name, row in (("ambiguous_pairs", {**pair, "tracks_a": 2, "tracks_b": 2}), ("lineage", event)):
+        table = pa.Table.from_pylist([row], schema=schema.table_schema(name))
+        store.write_parquet(output, f"{name}/version=t1/{name}.parquet", table)
+    for person, name in enumerate(("Ada", "Bob")):
+        tracks_of = tuple(f"{clip}-track{person}" for clip in CLIPS)
+        add_decision(output, Decision(kind="name", tracks=tracks_of, name=name))
+    store.switch_current(output, {**by_table, **snapshot})
     record = {"run": "r", "versions": VERSIONS, "ignored": [uri("aaaa1111") + ".txt"], "unaccounted": ["aaaa1111"]}
     store.write_bytes(output, "runs/r.json", json.dumps(record).encode())
     store.write_bytes(output, "faces/version=f1/shard=s/.left.parquet.1.tmp", b"aaaa1111")
@@ -232,3 +242,20 @@ def test_quarantined_clips_are_listed_and_tried_again(output):
     assert quarantine.release(output, {"error_class": "truncated"}) == 1
     assert quarantine.select(output, {}).num_rows == 0
     assert make_plan(longer, output, VERSIONS, NEEDS).work["clip_id"].to_pylist() == ["cccc3333"]
+
+
+def test_a_forgotten_persons_name_pairs_and_lineage_go_and_those_of_others_stay(output):
+    forget.forget_identity(output, "person0")
+    assert [decision.name for decision in read_decisions(output)] == ["Bob"]
+    assert store.read_version(output, "ambiguous_pairs", "t1").num_rows == 0
+    assert store.read_version(output, "lineage", "t1").num_rows == 0
+    assert b"person0" not in all_bytes(output)
+
+
+def test_of_a_forgotten_clip_decisions_lose_its_tracks_alone(output):
+    forget.forget_clip(output, "aaaa1111")
+    assert [(d.name, d.tracks) for d in read_decisions(output)] == [
+        ("Ada", ("bbbb2222-track0",)),
+        ("Bob", ("bbbb2222-track1",)),
+    ]
+    assert store.read_version(output, "ambiguous_pairs", "t1").num_rows == 1
