@@ -45,7 +45,7 @@ def identities(
         bench_identities.read_tracks(embeddings) if embeddings else bench_identities.make_tracks(make or "", n, seed)
     )
     if save is not None:
-        np.savez(save, allow_pickle=False, **tracks)
+        np.savez(save, X=tracks["X"], y=tracks["y"], quality=tracks["quality"], cl=tracks["cl"])
     result = bench_identities.measure(tracks, exact_up_to)
     if compare:
         result["reference"] = bench_identities.compare(tracks)

@@ -267,7 +267,7 @@ def _clean_snapshots(output: Output, removal: Removal, gone: Counter[str]) -> No
     }.items():
         for path in store.list_files(output, store.partition(name, current.get(name, "none"))):
             table = store.read_file(output, path)
-            # a lineage may name identities that are no more; a pair of identities says something only of those there are
+            # a lineage may name identities that are no more, a pair only those there are
             kept_rows = [
                 row
                 for row in table.to_pylist()
