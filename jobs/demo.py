@@ -77,10 +77,10 @@ def _members() -> Iterator[tuple[str, bytes]]:
     astronaut, hopper = portraits()
     first, second = (_view(picture) for picture in (astronaut, hopper))
     yield "astronaut_pan.mp4", encode(lambda t: first(0.35 + 0.15 * t, 0.25, 0.8))
-    yield "hopper_zoom.mp4", encode(lambda t: second(0.5, 0.35, 1.0 - 0.35 * t))
+    yield "hopper_zoom.mp4", encode(lambda t: second(0.5, 0.35, 1.0 - 0.15 * t))
     yield "astronaut_flip_light.mp4", encode(lambda t: _lit(first(0.42, 0.25, 0.9)[:, ::-1], 0.6 + 0.7 * t))
     yield "hopper_pan.mp4", encode(lambda t: second(0.4 + 0.2 * t, 0.4, 0.9))
-    yield "two_people.mp4", encode(lambda t: _beside(first(0.44, 0.25, 0.9 - 0.1 * t), second(0.5, 0.35, 0.7)))
+    yield "two_people.mp4", encode(lambda t: _beside(first(0.44, 0.25, 0.9 - 0.1 * t), second(0.5, 0.35, 1.0)))
     yield "cut.mp4", encode(lambda t: first(0.42, 0.25, 1.0) if t < 0.5 else second(0.5, 0.4, 1.0))
     yield "nobody.mp4", encode(_waves)
     yield "corrupt.mp4", b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 16

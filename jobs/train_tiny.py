@@ -135,9 +135,9 @@ def identity(options: argparse.Namespace) -> None:
     """Train the embedding."""
     net, save = start("identity", options)
     teacher = load_teachers(options.shared / "models").identity
-    made = read_cache(options.work / "examples.pkl")
+    made, faces = read_cache(options.work / "examples.pkl"), read_cache(options.work / "faces.pkl")
     rate = 1.5e-3 if options.resume else 4e-3
-    train_identity(net, made, teacher, 60 * options.minutes, options.batch or 32, save, log, rate)  # type: ignore[arg-type]
+    train_identity(net, made, faces, teacher, 60 * options.minutes, options.batch or 32, save, log, rate)  # type: ignore[arg-type]
 
 
 def pack(options: argparse.Namespace) -> None:
@@ -164,7 +164,6 @@ def evaluate(options: argparse.Namespace) -> None:
     ]
     threshold = tiny.face.score_threshold
     empty, wrong = measure.scenes_without_faces(held, threshold)
-    teacher_net = _teacher_embeds(teachers)
     figures: dict[str, Any] = {
         "faces": measure.measure_faces([pair[1:] for pair in held], threshold),
         "scenes without a face": {"scenes": empty, "with a find": wrong},

@@ -47,7 +47,7 @@ def find(net: RetinaFace, rgb_HWC: np.ndarray, threshold: float = 0.02) -> Found
     """Run a detector on one picture with another threshold than its own."""
     usual, net.score_threshold = net.score_threshold, threshold
     try:
-        faces = net.detect(torch.from_numpy(np.ascontiguousarray(rgb_HWC)).permute(2, 0, 1)[None])
+        faces = net.detect(torch.from_numpy(rgb_HWC.copy()).permute(2, 0, 1)[None])
     finally:
         net.score_threshold = usual
     if faces.points_N52 is None:
@@ -116,7 +116,7 @@ def read_dlib(data: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 
 def landmarks_of(net: nn.Module, rgb_HWC: np.ndarray, boxes_N4: Tensor) -> Tensor:
     """68 points (N, 68, 2) in pixels of the picture, as the pipeline finds them."""
-    frames = torch.from_numpy(np.ascontiguousarray(rgb_HWC)).permute(2, 0, 1)[None]
+    frames = torch.from_numpy(rgb_HWC.copy()).permute(2, 0, 1)[None]
     crops = crop_faces(frames, torch.zeros(len(boxes_N4), dtype=torch.int64), boxes_N4, size=112, expand=1.2)
     return landmarks_to_frame(net(crops), crop_boxes(boxes_N4, 1.2))
 
@@ -236,6 +236,6 @@ def measure_pairs(embeddings: dict[str, Tensor], data: Path) -> dict[str, float]
 
 
 def scenes_without_faces(pairs: Sequence[tuple[Scene, Found, Found]], threshold: float) -> tuple[int, int]:
-    """Number of scenes in which the teacher sees nothing, not even doubtfully, and of those with a find of the student."""
+    """Number of scenes in which the teacher sees nothing, and of those in which the student finds a face."""
     empty = [(student.scores_N >= threshold).any() for _, teacher, student in pairs if len(teacher.scores_N) == 0]
     return len(empty), int(sum(empty))

@@ -101,6 +101,7 @@ def make_examples(faces: Faces, teacher: nn.Module, count: int, seed: int, batch
 def train_identity(
     net: TinyIdentity,
     examples: Examples,
+    faces: Faces,
     teacher: nn.Module,
     seconds: float,
     batch: int,
@@ -114,6 +115,7 @@ def train_identity(
     Args:
         net: changed in place.
         examples: of `make_examples`.
+        faces: those that are not kept out are centred at the end.
         teacher: for its last layer.
         seconds: how long, in CPU time.
         batch: examples per step.
@@ -163,20 +165,21 @@ def train_identity(
         if step % 100 == 99:
             save()
     net.eval()
-    centre(net, examples, teacher)
+    centre(net, faces)
     save()
 
 
 @torch.inference_mode()
-def centre(net: TinyIdentity, examples: Examples, teacher: nn.Module, count: int = 512) -> None:
-    """Shift the embeddings so that their mean over faces is the teacher's.
+def centre(net: TinyIdentity, faces: Faces) -> None:
+    """Shift the embeddings so that their mean over the training faces is 0.
 
     The network draws all faces together, and what they share would make strangers look alike.
     """
-    rows = slice(0, count)
-    ours_ND = net(examples.crops_NCHW[rows].float() / 255)
-    wanted_ND = last_layer(teacher, examples.maps["parts"][rows].float())
-    net.embed.bias += wanted_ND.mean(0) - ours_ND.mean(0)
+    rows = np.flatnonzero(~faces.held)
+    share = torch.from_numpy(scene_weights([faces.names[row] for row in rows], video=3)).float()
+    crops_NCHW = align_faces(faces.crops_NCHW[rows], torch.arange(len(rows)), faces.points_N52[rows])
+    said_ND = torch.cat([net(part) for part in crops_NCHW.split(32)])
+    net.embed.bias -= share @ said_ND
 
 
 def _last_layer_loss(net: TinyIdentity, teacher: nn.Module, parts_NCHW: Tensor) -> Tensor:

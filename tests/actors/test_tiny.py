@@ -26,7 +26,7 @@ def faces(nets):
     """Of each portrait: the picture, its one face, the plain crop and the aligned one."""
     made = []
     for picture in portraits():
-        frames = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+        frames = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None]
         with torch.inference_mode():
             found = nets["face"].detect(frames)
             rows = torch.zeros(len(found), dtype=torch.int64)
