@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.clustering import Account, ClusterRule, cluster_rows
 from pipeline.constraints import Constraints
+from pipeline.errors import ConfigError
 from pipeline.neighbours import find_neighbours, measure_recall, partitioned_neighbours, to_grid
 from pipeline.reference_clustering import Method, cluster_identities
 from pipeline.scores import score_clusters
@@ -204,7 +205,11 @@ def compare(tracks: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     for method, threshold in REFERENCE:
         num = min(len(tracks["X"]), _HDBSCAN_UP_TO) if method == "hdbscan" else len(tracks["X"])
         begun = time.perf_counter()
-        labels = cluster_identities(tracks["X"][:num], threshold, method)
+        try:
+            labels = cluster_identities(tracks["X"][:num], threshold, method)
+        except ConfigError as error:
+            results.append({"method": method, "threshold": threshold, "n": num, "error": str(error)})
+            continue
         seconds = time.perf_counter() - begun
         names = [None if label == "Unknown" else label for label in labels]
         numbers: dict[str | None, int] = {None: -1}
