@@ -29,28 +29,13 @@ from actors.catalog import MODELS, HubFile
 from actors.crops import EXPAND_112, EXPAND_224, crop_boxes, crop_faces, landmarks_to_frame
 from actors.folding import fold_batch_norms
 from actors.models import Detections
-from actors.models.arcface import IResNet50
-from actors.models.facenet import InceptionResnetV1
-from actors.models.l2cs import L2CS
-from actors.models.mobilenet import MobileNetGDConv
-from actors.models.pose_mlp import PoseMLP
-from actors.models.resmasknet import ResMaskNet
+from jobs.standins import NETS
 
 _LONGEST_SIDE = 1024
 _FRAMES_PER_VIDEO = 8
 _HALVES = (torch.bfloat16, torch.float16)
 _FEWER = {"resmasknet": 32}  # 137 million weights
 _BATCH = 8
-
-#: for networks whose weights are not in the folder: they are drawn at random
-_RANDOM: dict[str, Callable[[], nn.Module]] = {
-    "mobilenet": MobileNetGDConv,
-    "pose_mlp": lambda: PoseMLP(hidden=[512, 256, 128], dropout=0.0, mean=[0.0] * 6, std=[0.5] * 6),
-    "resmasknet": ResMaskNet,
-    "arcface_r50": IResNet50,
-    "facenet": InceptionResnetV1,
-    "l2cs": L2CS,
-}
 
 
 @dataclass(frozen=True)
@@ -198,7 +183,7 @@ def _build(slot: str, name: str, folder: Path) -> tuple[nn.Module, str]:
         module_name, _, function = card.builder.partition(":")
         return getattr(importlib.import_module(module_name), function)(files), "published"
     torch.manual_seed(0)
-    net = _RANDOM[name]()
+    net = NETS[name]()
     for module in net.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.normal_(module.weight, std=(0.8 / module.weight[0].numel()) ** 0.5)

@@ -244,9 +244,7 @@ def build_retinaface_r34(files: Mapping[str, Path], score_threshold: float = 0.5
     Raises:
         WeightsError: the weights cannot be read or do not fit.
     """
-    net = RetinaFace(
-        _ResNet34Body(), (128, 256, 512), 128, mean=(123, 117, 104), bgr=False, score_threshold=score_threshold
-    )
+    net = new_retinaface_r34(score_threshold)
     load_strict(net, read_state_dict(files["weights"]), "retinaface_r34")
     return net.eval().requires_grad_(False)
 
@@ -264,6 +262,13 @@ def build_retinaface_mnet025(files: Mapping[str, Path], score_threshold: float =
     net = new_retinaface_mnet025(score_threshold)
     load_strict(net, read_state_dict(files["weights"]), "retinaface_mnet025")
     return net.eval().requires_grad_(False)
+
+
+def new_retinaface_r34(score_threshold: float = 0.5) -> RetinaFace:
+    """RetinaFace with ResNet-34 and random weights, in training mode."""
+    return RetinaFace(
+        _ResNet34Body(), (128, 256, 512), 128, mean=(123, 117, 104), bgr=False, score_threshold=score_threshold
+    )
 
 
 def new_retinaface_mnet025(score_threshold: float = 0.5) -> RetinaFace:

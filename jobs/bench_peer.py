@@ -1,0 +1,167 @@
+"""Our actor beside the reference on the same video, in turn in one run; and the actor over frame sizes and faces."""
+
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import av
+import numpy as np
+import typer
+
+from actors.bundles import Bundle
+from jobs import annotate as job
+from jobs.bench_speed import (
+    BenchError,
+    FramesOption,
+    JsonOption,
+    RoundsOption,
+    Speed,
+    VideoOption,
+    check,
+    count_faces,
+    decoded,
+    make_actor,
+    measure_actor,
+    measured,
+    plan_of,
+    say,
+)
+from jobs.options import ConfigOption, SetOption, exit_on_error
+from pipeline import chunks
+from pipeline.config import Config
+
+StandinsOption = Annotated[str, typer.Option(help="bundle.yaml of `python -m jobs.bench standins`.")]
+
+
+def peer(
+    video: VideoOption,
+    bundle: StandinsOption,
+    peer_python: Annotated[Path, typer.Option(help="Python with py-feat 2.0.3.")],
+    peer_script: Annotated[Path, typer.Option(help="bench_pyfeat.py.")],
+    every: Annotated[int, typer.Option(min=1, help="Take every k-th frame.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, help="Batch of the reference, frames.")] = 8,
+    threads: Annotated[int, typer.Option(min=1, help="Of both.")] = 2,
+    rounds: RoundsOption = 1,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The actor and py-feat in turn, on the same frames with the same threads: ours, theirs, ours, ...
+
+    Example: python -m jobs.bench peer --video clip.mp4 --bundle standins/bundle.yaml --peer-python venv/bin/python
+    --peer-script bench_pyfeat.py --every 4
+    """
+    with exit_on_error():
+        chosen = job.settings(config, assignments, every)
+        models = job.resolve(bundle, chosen)
+        command = [peer_python, peer_script, video, "--batch", batch, "--every", every, "--threads", threads]
+        say(measure_peer(video, models, chosen, [str(part) for part in command], threads, rounds), as_json)
+
+
+def measure_peer(
+    video: str, bundle: Bundle, config: Config, command: Sequence[str], threads: int, rounds: int
+) -> Speed:
+    """Ours and theirs in turn, ours also last. Their clock covers decoding and tables, ours is given with and without.
+
+    Raises:
+        BenchError: the reference fails, or took other frames.
+    """
+    actor = make_actor(bundle, config, threads=threads)
+    alone: list[float] = []
+    decoding: list[float] = []
+    theirs: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as out:
+        work, flow_job = plan_of(video, bundle, config, out).work, chunks.Job(out, config, bundle.versions)
+        held = list(decoded(work, flow_job))
+        frames = sum(len(chunk["frames"][0]) for chunk in held)
+        deviations = check(actor, bundle, config, held[0])
+        for turn in range(rounds + 1):
+            begun = time.perf_counter()
+            held = list(decoded(work, flow_job))
+            decoding.append(time.perf_counter() - begun)
+            answers = [actor(chunk) for chunk in held]
+            alone.append(time.perf_counter() - begun - decoding[-1])
+            if turn < rounds:
+                theirs.append(_run_peer(command))
+    if any(one["frames"] != frames for one in theirs):
+        raise BenchError(f"the reference took {theirs[0]['frames']} rows for our {frames} frames")
+    rate = float(np.median([one["frames_per_s"] for one in theirs]))
+    with_decoding = frames / float(np.median(np.add(alone, decoding)))
+    return measured(
+        "peer",
+        frames,
+        count_faces(answers),
+        alone,
+        peer=theirs,
+        peer_frames_per_s=rate,
+        times_as_fast=round(frames / float(np.median(alone)) / rate, 3),
+        times_as_fast_with_decoding=round(with_decoding / rate, 3),
+        precision=config.actors.precision,
+        deviations=deviations,
+    )
+
+
+def _run_peer(command: Sequence[str]) -> dict[str, Any]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"the reference failed: {done.stderr.strip()[-500:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def scaling(
+    bundle: StandinsOption,
+    sizes: Annotated[str, typer.Option(help="Heights of 16:9 frames, with commas.")] = "360,720,1080,2160",
+    faces: Annotated[str, typer.Option(help="Faces per frame, with commas.")] = "0,1,5,20",
+    frames: FramesOption = 16,
+    rounds: RoundsOption = 1,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The actor alone over frame sizes and faces per frame; each size with one face, the first with each number.
+
+    Example: python -m jobs.bench scaling --bundle standins/bundle.yaml --sizes 360,1080 --faces 1,5
+    """
+    with exit_on_error(), tempfile.TemporaryDirectory() as folder:
+        chosen = job.settings(config, assignments, None)
+        heights, counts = ([int(value) for value in text.split(",")] for text in (sizes, faces))
+        cases = [(heights[0], count) for count in counts] + [(height, 1) for height in heights[1:]]
+        models = job.resolve(bundle, chosen)
+        rows = []
+        for height, count in cases:
+            video = Path(folder) / f"{height}.mp4"
+            _write_video(video, height, frames)
+            speed = measure_actor(str(video), _with_faces(models, count), chosen, frames, rounds)
+            rows.append({"height": height, "faces_per_frame": count, **asdict(speed)})
+            if not as_json:
+                job.console.print(f"{height}p, {count} faces a frame: {speed.frames_per_s:.3f} frames/s")
+        if as_json:
+            print(json.dumps(rows))
+
+
+def _with_faces(bundle: Bundle, count: int) -> Bundle:
+    face = bundle.models[0]
+    if "faces" not in face.parameters:
+        raise BenchError(f"the face model of {bundle.name} has no parameter 'faces'; take a bundle of `standins`")
+    parameters = {**face.parameters, "faces": count}
+    return replace(bundle, models=(replace(face, parameters=parameters), *bundle.models[1:]))
+
+
+def _write_video(path: Path, height: int, frames: int) -> None:
+    """Noise that moves: what it shows is of no account."""
+    width = height * 16 // 9 // 2 * 2
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), np.uint8)
+    picture = np.kron(coarse, np.ones((8, 8, 1), np.uint8))[:height, :width]
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for i in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.roll(picture, i, 1)), format="rgb24")
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
