@@ -93,13 +93,11 @@ def drop_lookalikes(faces: Faces) -> Faces:
     cosine = faces.embeddings_ND @ faces.embeddings_ND[faces.held].T
     good = faces.held | (cosine.max(1).values < SAME_PERSON).numpy()
     log(f"dropped as lookalikes: {sorted({faces.names[row].split('#')[0] for row in np.flatnonzero(~good)})}")
-    fields = vars(faces)
-    return Faces(
-        **{
-            name: [value[row] for row in np.flatnonzero(good)] if isinstance(value, list) else value[good]
-            for name, value in fields.items()
-        }
-    )
+    fields: dict[str, Any] = {
+        name: [value[row] for row in np.flatnonzero(good)] if isinstance(value, list) else value[good]
+        for name, value in vars(faces).items()
+    }
+    return Faces(**fields)
 
 
 def face(options: argparse.Namespace) -> None:

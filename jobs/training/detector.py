@@ -70,7 +70,9 @@ class Pictures:
         turn = np.array([[cos * mirror * aspect, -sin / aspect], [sin * mirror * aspect, cos / aspect]])
         shift = np.array([x, y]) - turn @ [width / 2, height / 2]
         affine = tuple((np.column_stack([turn, shift]) / 2**level).ravel())
-        crop = self.images[number][level].transform((width, height), Image.AFFINE, affine, Image.BILINEAR)
+        crop = self.images[number][level].transform(
+            (width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
+        )
         picture = np.array(crop)
         # another scene lies behind the edge of this one
         at_x, at_y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)

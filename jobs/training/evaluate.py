@@ -223,15 +223,15 @@ def measure_pairs(embeddings: dict[str, Tensor], data: Path) -> dict[str, float]
         for other, another in known[index + 1 :]:
             labels.append(person == other)
             cosines.append(float(vector @ another))
-    same, values = np.array(labels), np.array(cosines)
+    same_P, values = np.array(labels), np.array(cosines)
     return {
-        "pairs": len(same),
-        "of one person": int(same.sum()),
-        "AUC": float(roc_auc_score(same, values)),
-        "mean cosine, same": float(values[same].mean()),
-        "lowest cosine, same": float(values[same].min()),
-        "mean cosine, different": float(values[~same].mean()),
-        "highest cosine, different": float(values[~same].max()),
+        "pairs": len(same_P),
+        "of one person": int(same_P.sum()),
+        "AUC": float(roc_auc_score(same_P, values)),
+        "mean cosine, same": float(values[same_P].mean()),
+        "lowest cosine, same": float(values[same_P].min()),
+        "mean cosine, different": float(values[~same_P].mean()),
+        "highest cosine, different": float(values[~same_P].max()),
     }
 
 

@@ -86,7 +86,8 @@ def make_examples(faces: Faces, teacher: nn.Module, count: int, seed: int, batch
     random = np.random.default_rng(seed)
     rows = np.flatnonzero(~faces.held)
     share = scene_weights([faces.names[row] for row in rows], video=6)
-    crops, maps = [], {name: [] for name in LEVELS}
+    crops: list[Tensor] = []
+    maps: dict[str, list[Tensor]] = {name: [] for name in LEVELS}
     for _ in range(0, count, batch):
         first, second = (draw_aligned(faces, random.choice(rows, batch, p=share), random) for _ in range(2))
         mixed = torch.from_numpy(random.random((batch, 1, 1, 1)) < 0.6)
@@ -179,7 +180,7 @@ def centre(net: TinyIdentity, faces: Faces) -> None:
     share = torch.from_numpy(scene_weights([faces.names[row] for row in rows], video=3)).float()
     crops_NCHW = align_faces(faces.crops_NCHW[rows], torch.arange(len(rows)), faces.points_N52[rows])
     said_ND = torch.cat([net(part) for part in crops_NCHW.split(32)])
-    net.embed.bias -= share @ said_ND
+    net.embed.bias.sub_(share @ said_ND)  # type: ignore[union-attr]
 
 
 def _last_layer_loss(net: TinyIdentity, teacher: nn.Module, parts_NCHW: Tensor) -> Tensor:

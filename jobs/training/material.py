@@ -88,7 +88,9 @@ def shrink(rgb_HWC: np.ndarray, longest: int = LONGEST_SIDE) -> np.ndarray:
     if max(height, width) <= longest:
         return rgb_HWC
     scale = longest / max(height, width)
-    return np.asarray(Image.fromarray(rgb_HWC).resize((round(width * scale), round(height * scale)), Image.BILINEAR))
+    return np.asarray(
+        Image.fromarray(rgb_HWC).resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
+    )
 
 
 def read_pairs(data: Path) -> list[tuple[str, str, bool]]:
