@@ -27,6 +27,7 @@ def start_ray(config: Config) -> None:
         ConfigError: the address does not answer.
     """
     import ray
+    import ray.data  # it sets the level of its own log; ours comes after
 
     if ray.is_initialized():
         return
