@@ -44,7 +44,7 @@ def test_hard_tracks_are_clustered_well_and_no_constraint_is_broken(tracks):
 
 
 def test_the_reference_at_its_default_is_far_worse(tracks):
-    default = compare(tracks)[0]
+    default = compare({name: values[:800] for name, values in tracks.items()})[0]
     assert (default["method"], default["threshold"]) == ("gallery", 0.8)
     assert default["bcubed_f"] < 0.6
 
