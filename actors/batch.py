@@ -154,6 +154,7 @@ class FaceBatch:
         stored = [faces.landmarks_NK2 for _, faces in parts if faces.landmarks_NK2 is not None]
         self.landmarks_NK2 = torch.cat(stored) if stored else None
         self._normalised_N136: Tensor | None = None
+        self._shown_N: Tensor | None = None
         self._crops: dict[str, Tensor] = {}
         self._hog: HogFeatures | None = None
 
@@ -163,12 +164,13 @@ class FaceBatch:
     def input(self, kind: str, align_on: str | None) -> Any:
         """What a model reads, by the kinds of catalog.INPUTS; the forms are in actors/models/__init__.py."""
         if kind == "landmarks":
-            return self._need_landmarks()
+            return self._need_landmarks().where(self._shown()[:, None, None], float("nan"))
         if kind == "detector":
             return self._poses()
         if kind == "hog112":
             if self._hog is None:  # action units and emotions share it
-                self._hog = hog_features(self.input("crops112", None), self._landmarks_in_crop(112))
+                landmarks_NK2 = self._landmarks_in_crop(112).where(self._shown()[:, None, None], float("nan"))
+                self._hog = hog_features(self.input("crops112", None), landmarks_NK2)
             return self._hog
         if kind not in self._crops:
             self._crops[kind] = self._aligned(align_on) if kind == "aligned112" else self._cropped(kind)
@@ -177,7 +179,7 @@ class FaceBatch:
     def set_landmarks(self, normalised_N136: Tensor) -> Tensor:
         """Keep landmarks in fractions of the crop; returns them in pixels of the frame, N x 68 x 2."""
         boxes = crops.crop_boxes(self.boxes_N4, crops.EXPAND_112)
-        self._normalised_N136 = normalised_N136
+        self._normalised_N136, self._shown_N = normalised_N136, None
         self.landmarks_NK2 = crops.landmarks_to_frame(normalised_N136, boxes)
         return self.landmarks_NK2
 
@@ -185,6 +187,16 @@ class FaceBatch:
         if self.landmarks_NK2 is None:
             raise RuntimeError("a model asked for landmarks before the landmark model ran: the bundle's order is wrong")
         return self.landmarks_NK2
+
+    def _shown(self) -> Tensor:
+        """Faces whose landmarks can be judged, bool N; models get NaN for the others, and so give NaN."""
+        if self._shown_N is None:
+            sizes = [
+                torch.stack([self.boxes_N4.new_full((len(faces),), side) for side in piece.frames_BCHW.shape[:1:-1]], 1)
+                for piece, faces in self.parts
+            ]
+            self._shown_N = crops.show_a_face(self._need_landmarks(), torch.cat(sizes))
+        return self._shown_N
 
     def _landmarks_in_crop(self, size: int) -> Tensor:
         """Landmarks in pixels of a crop, N x 68 x 2: as the model gave them, else out of those stored for the frame."""
@@ -210,7 +222,7 @@ class FaceBatch:
         low, aligned = 0, []
         for piece, faces in self.parts:
             if align_on == "landmarks":
-                points = crops.five_points(self._need_landmarks()[low : low + len(faces)])
+                points = crops.five_points(self.input("landmarks", None)[low : low + len(faces)])
             elif faces.points_N52 is not None:
                 points = faces.points_N52
             else:

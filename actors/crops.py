@@ -28,6 +28,7 @@ EXPAND_224 = 1.1
 # Crop pixels per gather: on the CPU its index (8 bytes each) then stays in the cache, on a GPU it stays under 128 MB.
 _CPU_BLOCK_PIXELS = 1 << 17
 _GPU_BLOCK_PIXELS = 1 << 24
+_ON_A_LINE = 1e-3  # of float32 pixels at 4K, rounding is below 1e-4 for faces of 10 pixels; no face is so flat
 _FARTHEST_PX = 2.0**30  # integer boxes stay far inside int64 and exact in float64, whatever the input
 
 
@@ -158,6 +159,26 @@ def align_faces(frames_BCHW: Tensor, frame_N: Tensor, points_N52: Tensor, size: 
         (a_N11 * y_NSS - b_N11 * x_NSS) / scale_N11,
         size,
     )
+
+
+def show_a_face(landmarks_NK2: Tensor, sizes_N2: Tensor) -> Tensor:
+    """Whether landmarks can be those of a face in its frame, so that what is computed out of them means something.
+
+    Args:
+        landmarks_NK2: float32 px of the frame, finite or not.
+        sizes_N2: width and height of each face's frame, px.
+
+    Returns:
+        bool (N,): all are finite, one at least lies within the frame, and they do not lie on one line: their spread
+        across their main direction (standard deviation) is above a thousandth of that along it.
+    """
+    in_frame_N = ((landmarks_NK2 >= 0) & (landmarks_NK2 <= sizes_N2[:, None])).all(2).any(1)
+    apart_NK2 = landmarks_NK2.double()  # the smaller spread is a difference of nearly equal numbers
+    x_NK, y_NK = (apart_NK2 - apart_NK2.mean(1, keepdim=True)).unbind(2)
+    xx_N, yy_N, xy_N = x_NK.square().mean(1), y_NK.square().mean(1), (x_NK * y_NK).mean(1)
+    # eigenvalues of the covariance matrix; NaN, which compares as false, if any landmark is not finite
+    sum_N, difference_N = xx_N + yy_N, torch.hypot(xx_N - yy_N, 2 * xy_N)
+    return in_frame_N & (sum_N - difference_N > _ON_A_LINE**2 * (sum_N + difference_N))
 
 
 def similarity(from_NK2: Tensor, to_NK2: Tensor) -> Tensor:

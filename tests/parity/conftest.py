@@ -12,6 +12,27 @@ import torch
 from torch import nn
 
 from actors.errors import StateDictError
+from actors.placing import place_network
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else ["cpu"]
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """One line in place of a skip per test."""
+    if len(DEVICES) == 1:
+        terminalreporter.write_line("tests/parity: no CUDA device at hand, the CPU alone was tested")
+
+
+@pytest.fixture(scope="session", params=DEVICES)
+def device(request) -> torch.device:
+    """Every device at hand, in turn: the CPU, then CUDA if this machine has it."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def place(device: torch.device) -> Callable[[nn.Module], nn.Module]:
+    """Puts a network on the device as the Annotator does in float32, without TF32, under its published names."""
+    return lambda net: place_network(net, device, torch.float32, fold=False)
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +66,7 @@ def assert_like_reference() -> Callable[[torch.Tensor, np.ndarray], None]:
     """Holds float32 implementations of the same arithmetic together: rtol 1e-3, atol 1e-4 of the largest magnitude."""
 
     def check(ours: torch.Tensor, reference: np.ndarray) -> None:
-        np.testing.assert_allclose(ours.numpy(), reference, rtol=1e-3, atol=1e-4 * np.abs(reference).max())
+        np.testing.assert_allclose(ours.cpu().numpy(), reference, rtol=1e-3, atol=1e-4 * np.abs(reference).max())
 
     return check
 

@@ -12,9 +12,10 @@ def reference(parity):
     return np.load(parity / "au.npz")
 
 
-def faces_of(reference):
-    landmarks = torch.from_numpy(reference["aligned_landmarks"]).float().flatten(1)
-    return HogFeatures(torch.from_numpy(reference["features"]), landmarks)
+@pytest.fixture(scope="module")
+def faces(reference, device):
+    landmarks = torch.from_numpy(reference["aligned_landmarks"]).to(device).float().flatten(1)
+    return HogFeatures(torch.from_numpy(reference["features"]).to(device), landmarks)
 
 
 def test_outputs_are_in_the_order_of_the_table():
@@ -22,22 +23,23 @@ def test_outputs_are_in_the_order_of_the_table():
 
 
 @torch.inference_mode()
-def test_boosted_probabilities_are_those_of_the_reference(parity, reference):
-    ours = build_xgb({"weights": parity / "xgb_au.skops"})(faces_of(reference))
-    np.testing.assert_allclose(ours.numpy(), reference["xgb"], atol=1e-6)
+def test_boosted_probabilities_are_those_of_the_reference(parity, reference, faces, place):
+    ours = place(build_xgb({"weights": parity / "xgb_au.skops"}))(faces)
+    np.testing.assert_allclose(ours.cpu().numpy(), reference["xgb"], atol=1e-6)
 
 
 @torch.inference_mode()
-def test_trees_as_tensors_give_the_probabilities_of_xgboost(parity):
+def test_trees_as_tensors_give_the_probabilities_of_xgboost(parity, device):
     net = build_xgb({"weights": parity / "xgb_au.skops"})
     inputs = [
         torch.randn(300, width + 136, generator=torch.Generator().manual_seed(width)) * 20 for width in net.widths
     ]
-    tensors = net.trees(torch.cat(inputs, dim=1))
-    np.testing.assert_allclose(tensors.numpy(), net._by_xgboost(inputs).numpy(), atol=1e-6)
+    expected = net._by_xgboost(inputs).numpy()
+    tensors = net.trees.to(device)(torch.cat(inputs, dim=1).to(device))
+    np.testing.assert_allclose(tensors.cpu().numpy(), expected, atol=1e-6)
 
 
 @torch.inference_mode()
-def test_linear_labels_are_those_of_the_reference(parity, reference):
-    ours = build_svm({"weights": parity / "svm_au.skops"})(faces_of(reference))
-    np.testing.assert_array_equal(ours.numpy(), reference["svm"])
+def test_linear_labels_are_those_of_the_reference(parity, reference, faces, place):
+    ours = place(build_svm({"weights": parity / "svm_au.skops"}))(faces)
+    np.testing.assert_array_equal(ours.cpu().numpy(), reference["svm"])

@@ -18,14 +18,14 @@ def published(standin_state):
 
 
 @pytest.fixture(scope="module")
-def net(published, tmp_path_factory):
-    return build(published, tmp_path_factory.mktemp("arcface"))
+def net(published, tmp_path_factory, place):
+    return place(build(published, tmp_path_factory.mktemp("arcface")))
 
 
 @torch.inference_mode()
-def test_embeddings_are_those_of_the_reference(net, parity, assert_like_reference):
+def test_embeddings_are_those_of_the_reference(net, device, parity, assert_like_reference):
     reference = np.load(parity / "arcface_r50.npz")
-    crops = torch.from_numpy(reference["crops"]).float() / 255
+    crops = torch.from_numpy(reference["crops"]).to(device).float() / 255
     assert_like_reference(net(crops), reference["embeddings"])
     assert net(crops[:0]).shape == (0, 512)
 

@@ -40,8 +40,8 @@ class GivenBoxes:
         numbers = [str((self.seen + i) * self.step) for i in range(len(frames_BCHW))]
         self.seen += len(frames_BCHW)
         of_frame = [torch.tensor(self.boxes.get(number, [])).reshape(-1, 5) for number in numbers]
-        faces = torch.cat(of_frame)
-        frame_N = torch.repeat_interleave(torch.tensor([len(boxes) for boxes in of_frame]))
+        faces = torch.cat(of_frame).to(frames_BCHW.device)
+        frame_N = torch.repeat_interleave(torch.tensor([len(boxes) for boxes in of_frame])).to(faces.device)
         return Detections(frame_N, faces[:, :4], faces[:, 4], None)
 """
 
@@ -79,13 +79,13 @@ def mirror(parity, weights, standin_state, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ours(asked, data, parity, mirror, tmp_path_factory):
+def ours(asked, data, device, parity, mirror, tmp_path_factory):
     """Our table in the reference's layout, and the seconds it took once the models were loaded."""
     folder = tmp_path_factory.mktemp("bundle")
     (folder / "given_boxes.py").write_text(GIVEN)
     face = {"factory": "given_boxes:GivenBoxes", "weights": str(parity / "detect_boxes.json"), "input": "frames"}
     (folder / "given.yaml").write_text(yaml.safe_dump({"models": {"face": face, **COMPUTED}}))
-    analyzer = FaceAnalyzer(str(folder / "given.yaml"), mirror=str(mirror), device="cpu", precision="float32")
+    analyzer = FaceAnalyzer(str(folder / "given.yaml"), mirror=str(mirror), device=device.type, precision="float32")
     begun = time.monotonic()
     path = data / "videos" / asked["video"]
     faces = analyzer.detect(path, every=asked["step"])

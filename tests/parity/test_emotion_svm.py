@@ -6,9 +6,9 @@ from actors.models.action_units import build_emotion_svm
 
 
 @torch.inference_mode()
-def test_labels_are_those_of_the_reference(parity):
+def test_labels_are_those_of_the_reference(parity, device, place):
     reference = np.load(parity / "au.npz")
-    landmarks = torch.from_numpy(reference["aligned_landmarks"]).float().flatten(1)
-    faces = HogFeatures(torch.from_numpy(reference["features"]), landmarks)
-    ours = build_emotion_svm({"weights": parity / "svm_emo.skops"})(faces)
-    np.testing.assert_array_equal(ours.numpy(), reference["emotion_svm"])
+    landmarks = torch.from_numpy(reference["aligned_landmarks"]).to(device).float().flatten(1)
+    faces = HogFeatures(torch.from_numpy(reference["features"]).to(device), landmarks)
+    ours = place(build_emotion_svm({"weights": parity / "svm_emo.skops"}))(faces)
+    np.testing.assert_array_equal(ours.cpu().numpy(), reference["emotion_svm"])

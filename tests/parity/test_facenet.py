@@ -16,16 +16,16 @@ def state(standin_state):
 
 
 @pytest.fixture(scope="module")
-def net(state, tmp_path_factory):
-    return build(state, tmp_path_factory.mktemp("facenet"))
+def net(state, tmp_path_factory, place):
+    return place(build(state, tmp_path_factory.mktemp("facenet")))
 
 
 @torch.inference_mode()
-def test_embeddings_are_those_of_the_reference(net, parity, assert_like_reference):
+def test_embeddings_are_those_of_the_reference(net, device, parity, assert_like_reference):
     reference = np.load(parity / "facenet.npz")
-    embeddings = net(torch.from_numpy(reference["crops"]).float() / 255)
+    embeddings = net(torch.from_numpy(reference["crops"]).to(device).float() / 255)
     assert_like_reference(embeddings, reference["embeddings"])
-    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(len(embeddings)))
+    torch.testing.assert_close(embeddings.norm(dim=1).cpu(), torch.ones(len(embeddings)))
 
 
 def test_network_has_the_published_layout(net, state, assert_layout):

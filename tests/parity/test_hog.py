@@ -10,16 +10,16 @@ def reference(parity):
     return np.load(parity / "hog.npz")
 
 
-def described(reference):
-    crops = torch.from_numpy(reference["crops"]).float() / 255
-    return hog_features(crops, torch.from_numpy(reference["landmarks"]).unflatten(1, (68, 2)) * 112)
+def described(reference, device):
+    crops = torch.from_numpy(reference["crops"]).to(device).float() / 255
+    return hog_features(crops, torch.from_numpy(reference["landmarks"]).to(device).unflatten(1, (68, 2)) * 112)
 
 
 @torch.inference_mode()
-def test_features_and_aligned_landmarks_are_those_of_the_reference(reference):
-    faces = described(reference)
-    np.testing.assert_array_equal(faces.landmarks_N136.numpy(), reference["aligned_landmarks"].reshape(-1, 136))
-    off = np.abs(faces.features_N5408.numpy() - reference["features"]) > 1e-5
+def test_features_and_aligned_landmarks_are_those_of_the_reference(reference, device):
+    faces = described(reference, device)
+    np.testing.assert_array_equal(faces.landmarks_N136.cpu().numpy(), reference["aligned_landmarks"].reshape(-1, 136))
+    off = np.abs(faces.features_N5408.cpu().numpy() - reference["features"]) > 1e-5
     assert off.mean() <= 0.001  # a pixel on the edge of two directions may fall on either side
 
 
@@ -32,12 +32,12 @@ def outline(points, size=112):
 
 
 @torch.inference_mode()
-def test_the_mask_is_that_of_scipy_and_skimage_in_every_pixel(reference, dlib_landmarks):
+def test_the_mask_is_that_of_scipy_and_skimage_in_every_pixel(reference, device, dlib_landmarks):
     rng = np.random.default_rng(0)
     crowded = [rng.integers(0, side, (68, 2)) for side in (3, 5, 9, 40) for _ in range(25)]
     wide = [rng.normal(55, spread, (68, 2)).astype(int) for spread in (10, 30, 90) for _ in range(25)]
     points = np.concatenate([reference["aligned_landmarks"], dlib_landmarks, crowded, wide])
-    ours = face_mask(torch.from_numpy(points).double(), 112).numpy()
+    ours = face_mask(torch.from_numpy(points).to(device).double(), 112).cpu().numpy()
     np.testing.assert_array_equal(ours, np.stack([outline(p) for p in points]))
 
 
@@ -57,11 +57,11 @@ def dlib_landmarks(data):
 
 
 @torch.inference_mode()
-def test_hog_is_that_of_skimage():
+def test_hog_is_that_of_skimage(device):
     describe = pytest.importorskip("skimage.feature").hog
     pictures = torch.rand(3, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     pictures[1, :, 30:60, 20:90] = 0.5  # flat, with corners
-    for picture, ours in zip(pictures, hog(pictures), strict=True):
+    for picture, ours in zip(pictures, hog(pictures.to(device)).cpu(), strict=True):
         theirs = describe(
             picture.permute(1, 2, 0).double().numpy(), 8, (8, 8), (2, 2), block_norm="L2-Hys", channel_axis=-1
         )

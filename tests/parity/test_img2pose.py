@@ -17,8 +17,8 @@ def files(standin_state, parity, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def net(files):
-    return build_img2pose(files)
+def net(files, place):
+    return place(build_img2pose(files))
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +27,8 @@ def reference(parity):
 
 
 @pytest.fixture(scope="module")
-def frames(reference):
-    return torch.from_numpy(reference["frame"]).permute(2, 0, 1)[None]
+def frames(reference, device):
+    return torch.from_numpy(reference["frame"]).to(device).permute(2, 0, 1)[None]
 
 
 @torch.inference_mode()
@@ -52,8 +52,9 @@ def test_faces_and_poses_are_those_of_the_reference_in_the_signs_of_the_tables(
 
 
 @torch.inference_mode()
-def test_the_threshold_only_leaves_faces_out(net, files, frames):
-    all_faces, best = net.detect(frames), build_img2pose(files, score_threshold=0.7).detect(frames)
+def test_the_threshold_only_leaves_faces_out(net, files, place, frames):
+    best_net = place(build_img2pose(files, score_threshold=0.7))
+    all_faces, best = net.detect(frames), best_net.detect(frames)
     expected = all_faces.scores_N >= 0.7
     assert 0 < len(best) == expected.sum() < len(all_faces)
     torch.testing.assert_close(best.boxes_N4, all_faces.boxes_N4[expected])

@@ -17,8 +17,8 @@ def state(standin_state):
 
 
 @pytest.fixture(scope="module")
-def net(state, tmp_path_factory):
-    return build(state, tmp_path_factory.mktemp("l2cs"))
+def net(state, tmp_path_factory, place):
+    return place(build(state, tmp_path_factory.mktemp("l2cs")))
 
 
 @pytest.fixture(scope="module")
@@ -27,17 +27,17 @@ def reference(parity):
 
 
 @torch.inference_mode()
-def test_gaze_is_that_of_the_reference(net, reference, assert_like_reference):
-    pitch, yaw, angle = net(torch.from_numpy(reference["crops"]).float() / 255).unbind(1)
+def test_gaze_is_that_of_the_reference(net, device, reference, assert_like_reference):
+    pitch, yaw, angle = net(torch.from_numpy(reference["crops"]).to(device).float() / 255).unbind(1)
     assert_like_reference(pitch, reference["pitch"])
     assert_like_reference(yaw, reference["yaw"])
     assert_like_reference(angle, np.arccos(np.clip(np.cos(reference["pitch"]) * np.cos(reference["yaw"]), -1, 1)))
 
 
 @torch.inference_mode()
-def test_names_without_the_prefix_load_as_well(state, net, tmp_path, reference):
-    crops = torch.from_numpy(reference["crops"][:1]).float() / 255
-    assert torch.equal(build(state, tmp_path, prefix="")(crops), net(crops))
+def test_names_without_the_prefix_load_as_well(state, net, place, device, tmp_path, reference):
+    crops = torch.from_numpy(reference["crops"][:1]).to(device).float() / 255
+    assert torch.equal(place(build(state, tmp_path, prefix=""))(crops), net(crops))
 
 
 def test_network_has_the_published_layout(net, state, assert_layout):

@@ -12,19 +12,19 @@ def build(state, folder):
 
 
 @pytest.fixture(scope="module")
-def net(standin_state, tmp_path_factory):
-    return build(standin_state("mobilenet"), tmp_path_factory.mktemp("mobilenet"))
+def net(standin_state, tmp_path_factory, place):
+    return place(build(standin_state("mobilenet"), tmp_path_factory.mktemp("mobilenet")))
 
 
 @torch.inference_mode()
-def test_landmarks_are_those_of_the_reference(net, parity, assert_like_reference):
+def test_landmarks_are_those_of_the_reference(net, device, parity, assert_like_reference):
     reference = np.load(parity / "mobilenet.npz")
-    assert_like_reference(net(torch.from_numpy(reference["crops"]).float() / 255), reference["landmarks"])
+    assert_like_reference(net(torch.from_numpy(reference["crops"]).to(device).float() / 255), reference["landmarks"])
 
 
 @torch.inference_mode()
-def test_the_crops_that_other_models_share_are_left_as_they_were(net):
-    crops = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+def test_the_crops_that_other_models_share_are_left_as_they_were(net, device):
+    crops = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(device)
     before = crops.clone()
     net(crops)
     assert torch.equal(crops, before)

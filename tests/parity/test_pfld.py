@@ -12,16 +12,16 @@ def build(state, folder):
 
 
 @pytest.fixture(scope="module")
-def net(standin_state, tmp_path_factory):
-    return build(standin_state("pfld"), tmp_path_factory.mktemp("pfld"))
+def net(standin_state, tmp_path_factory, place):
+    return place(build(standin_state("pfld"), tmp_path_factory.mktemp("pfld")))
 
 
 @torch.inference_mode()
-def test_landmarks_are_those_of_the_reference(net, parity, assert_like_reference):
+def test_landmarks_are_those_of_the_reference(net, device, parity, assert_like_reference):
     reference = np.load(parity / "pfld.npz")
-    landmarks = net(torch.from_numpy(reference["crops"]).float() / 255)
+    landmarks = net(torch.from_numpy(reference["crops"]).to(device).float() / 255)
     assert_like_reference(landmarks, reference["landmarks"])
-    boxes = torch.from_numpy(np.load(parity / "crop.npz")["boxes112"])
+    boxes = torch.from_numpy(np.load(parity / "crop.npz")["boxes112"]).to(device)
     assert_like_reference(landmarks_to_frame(landmarks, boxes).flatten(1), reference["in_frame"])
 
 

@@ -17,33 +17,40 @@ def files(standin_state, parity, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def landmarks(reference, device):
+    return torch.from_numpy(reference["landmarks"]).to(device)
+
+
+@pytest.fixture(scope="module")
+def net(files, place):
+    return place(build_pose_mlp(files))
+
+
+@pytest.fixture(scope="module")
 def reference(parity):
     return np.load(parity / "pose_mlp.npz")
 
 
 @torch.inference_mode()
-def test_raw_pose_is_that_of_the_reference(files, reference, assert_like_reference):
-    assert_like_reference(build_pose_mlp(files).raw(torch.from_numpy(reference["landmarks"])), reference["raw"])
+def test_raw_pose_is_that_of_the_reference(net, landmarks, reference, assert_like_reference):
+    assert_like_reference(net.raw(landmarks), reference["raw"])
 
 
 @torch.inference_mode()
-def test_pose_is_pitch_roll_yaw_in_the_signs_of_the_tables(files, reference, assert_like_reference):
+def test_pose_is_pitch_roll_yaw_in_the_signs_of_the_tables(net, landmarks, reference, assert_like_reference):
     about_x, about_y, about_z, x, y, z = reference["raw"].T
-    pose = build_pose_mlp(files)(torch.from_numpy(reference["landmarks"]))
-    assert_like_reference(pose, np.stack([-about_x, -about_z, about_y, x, y, z], axis=1))
+    assert_like_reference(net(landmarks), np.stack([-about_x, -about_z, about_y, x, y, z], axis=1))
 
 
 @torch.inference_mode()
-def test_place_and_size_of_the_face_do_not_matter(files, reference):
-    net, landmarks = build_pose_mlp(files), torch.from_numpy(reference["landmarks"])
+def test_place_and_size_of_the_face_do_not_matter(net, landmarks):
     torch.testing.assert_close(net(landmarks * 3 + 100), net(landmarks), rtol=1e-3, atol=1e-3)
 
 
 @torch.inference_mode()
-def test_no_face_and_a_face_of_one_point(files):
-    net = build_pose_mlp(files)
-    assert net(torch.zeros(0, 68, 2)).shape == (0, 6)
-    assert net(torch.zeros(1, 68, 2)).isfinite().all()
+def test_no_face_and_a_face_of_one_point(net, device):
+    assert net(torch.zeros(0, 68, 2, device=device)).shape == (0, 6)
+    assert net(torch.zeros(1, 68, 2, device=device)).isfinite().all()
 
 
 def test_weights_load_strictly(files, standin_state, tmp_path, assert_strict):

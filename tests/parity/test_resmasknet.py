@@ -19,14 +19,14 @@ def state(standin_state):
 
 
 @pytest.fixture(scope="module")
-def net(state, tmp_path_factory):
-    return build(state, tmp_path_factory.mktemp("resmasknet"))
+def net(state, tmp_path_factory, place):
+    return place(build(state, tmp_path_factory.mktemp("resmasknet")))
 
 
 @torch.inference_mode()
-def test_probabilities_are_those_of_the_reference(net, parity, assert_like_reference):
+def test_probabilities_are_those_of_the_reference(net, device, parity, assert_like_reference):
     reference = np.load(parity / "resmasknet.npz")
-    probabilities = net(torch.from_numpy(reference["crops"]).float() / 255)
+    probabilities = net(torch.from_numpy(reference["crops"]).to(device).float() / 255)
     assert_like_reference(probabilities, reference["probabilities"])
 
 

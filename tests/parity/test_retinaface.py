@@ -14,8 +14,8 @@ def standin_weights(standin_state, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def net(standin_weights):
-    return build_retinaface_r34({"weights": standin_weights})
+def net(standin_weights, place):
+    return place(build_retinaface_r34({"weights": standin_weights}))
 
 
 @pytest.fixture(scope="module")
@@ -23,23 +23,28 @@ def reference(parity):
     return np.load(parity / "retinaface_r34.npz")
 
 
+@pytest.fixture
+def frames(reference, device):
+    return torch.from_numpy(reference["frames"]).to(device)
+
+
 @torch.inference_mode()
-def test_raw_output_is_that_of_the_reference(net, reference, assert_like_reference):
-    deltas, probabilities, points = net(net.normalise(torch.from_numpy(reference["frames"])))
+def test_raw_output_is_that_of_the_reference(net, frames, reference, assert_like_reference):
+    deltas, probabilities, points = net(net.normalise(frames))
     assert_like_reference(deltas, reference["loc"])
     assert_like_reference(probabilities, reference["conf"])
     assert_like_reference(points, reference["landmarks"])
 
 
 @torch.inference_mode()
-def test_detections_are_those_of_the_reference(net, reference):
-    found = net.detect(torch.from_numpy(reference["frames"]))
+def test_detections_are_those_of_the_reference(net, frames, reference):
+    found = net.detect(frames)
     for frame, rows in enumerate(reference["detections"]):
         expected = rows[~np.isnan(rows[:, 0])]
         mine = found.frame_N == frame
-        boxes = found.boxes_N4[mine].numpy()
+        boxes = found.boxes_N4[mine].cpu().numpy()
         assert len(boxes) == len(expected)
-        np.testing.assert_allclose(found.scores_N[mine].numpy(), expected[:, 4], rtol=1e-4)
+        np.testing.assert_allclose(found.scores_N[mine].cpu().numpy(), expected[:, 4], rtol=1e-4)
         # stand-in weights saturate many scores at 1.0, and nothing orders equal scores: compare as sets
         distance = np.abs(expected[:, None, :4] - boxes[None]).max(2) / np.abs(expected[:, :4]).max(1)[:, None]
         assert sorted(distance.argmin(1)) == list(range(len(boxes)))
@@ -47,8 +52,7 @@ def test_detections_are_those_of_the_reference(net, reference):
 
 
 @torch.inference_mode()
-def test_a_frame_is_detected_alike_in_whatever_batch(net, reference):
-    frames = torch.from_numpy(reference["frames"])
+def test_a_frame_is_detected_alike_in_whatever_batch(net, frames):
     alone = net.detect(frames[1:])
     together = net.detect(torch.cat([frames, frames[:1]]))
     mine = together.frame_N == 1
