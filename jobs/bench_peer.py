@@ -1,10 +1,11 @@
 """Our actor beside the reference on the same video, in turn in one run; and the actor over frame sizes and faces."""
 
 import json
+import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +36,13 @@ from jobs.options import ConfigOption, SetOption, exit_on_error
 from pipeline import chunks
 from pipeline.config import Config
 
+_CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+#: runs the reference's script with its clock changed for processor time
+_CPU_CLOCK = (
+    "import runpy, sys, time; time.perf_counter = time.process_time; "
+    "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+
 StandinsOption = Annotated[str, typer.Option(help="bundle.yaml of `python -m jobs.bench standins`.")]
 
 
@@ -46,6 +54,9 @@ def peer(
     every: Annotated[int, typer.Option(min=1, help="Take every k-th frame.")] = 4,
     batch: Annotated[int, typer.Option(min=1, help="Batch of the reference, frames.")] = 8,
     threads: Annotated[int, typer.Option(min=1, help="Of both.")] = 2,
+    clock: Annotated[
+        str, typer.Option(help="wall, or cpu: seconds of processor time, for a machine that others use.")
+    ] = "wall",
     rounds: RoundsOption = 1,
     config: ConfigOption = None,
     assignments: SetOption = None,
@@ -59,19 +70,25 @@ def peer(
     with exit_on_error():
         chosen = job.settings(config, assignments, every)
         models = job.resolve(bundle, chosen)
-        command = [peer_python, peer_script, video, "--batch", batch, "--every", every, "--threads", threads]
-        say(measure_peer(video, models, chosen, [str(part) for part in command], threads, rounds), as_json)
+        if clock not in _CLOCKS:
+            raise BenchError(f"--clock {clock}: there are {', '.join(_CLOCKS)}")
+        starter = ["-c", _CPU_CLOCK] if clock == "cpu" else []
+        command = [peer_python, *starter, peer_script, video]
+        command += ["--batch", batch, "--every", every, "--threads", threads]
+        say(measure_peer(video, models, chosen, [str(part) for part in command], threads, rounds, clock), as_json)
 
 
 def measure_peer(
-    video: str, bundle: Bundle, config: Config, command: Sequence[str], threads: int, rounds: int
+    video: str, bundle: Bundle, config: Config, command: Sequence[str], threads: int, rounds: int, clock: str
 ) -> Speed:
     """Ours and theirs in turn, ours also last. Their clock covers decoding and tables, ours is given with and without.
+
+    With the clock `cpu` rates are frames per second of processor time, of all threads together.
 
     Raises:
         BenchError: the reference fails, or took other frames.
     """
-    actor = make_actor(bundle, config, threads=threads)
+    actor, now = make_actor(bundle, config, threads=threads), _CLOCKS[clock]
     alone: list[float] = []
     decoding: list[float] = []
     theirs: list[dict[str, Any]] = []
@@ -81,11 +98,11 @@ def measure_peer(
         frames = sum(len(chunk["frames"][0]) for chunk in held)
         deviations = check(actor, bundle, config, held[0])
         for turn in range(rounds + 1):
-            begun = time.perf_counter()
+            begun = now()
             held = list(decoded(work, flow_job))
-            decoding.append(time.perf_counter() - begun)
+            decoding.append(now() - begun)
             answers = [actor(chunk) for chunk in held]
-            alone.append(time.perf_counter() - begun - decoding[-1])
+            alone.append(now() - begun - decoding[-1])
             if turn < rounds:
                 theirs.append(_run_peer(command))
     if any(one["frames"] != frames for one in theirs):
@@ -101,6 +118,8 @@ def measure_peer(
         peer_frames_per_s=rate,
         times_as_fast=round(frames / float(np.median(alone)) / rate, 3),
         times_as_fast_with_decoding=round(with_decoding / rate, 3),
+        clock=clock,
+        load_average=os.getloadavg(),
         precision=config.actors.precision,
         deviations=deviations,
     )

@@ -1,0 +1,118 @@
+"""The bench on a real video with small models: what it prints, and that it refuses a speed for wrong numbers."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+from actors.catalog import BUNDLES
+from actors.models.action_units import AUS
+from actors.skops_files import read_classifiers
+from actors.trees import read_trees
+from jobs import standins
+from jobs.bench import app
+
+MODELS = """
+import torch
+
+from actors.models import Detections
+
+
+class OneFace:
+    def __init__(self, weights):
+        pass
+
+    def detect(self, frames_BCHW):
+        count, _, height, width = frames_BCHW.shape
+        boxes_N4 = torch.tensor([[0.2 * width, 0.2 * height, 0.8 * width, 0.8 * height]]).repeat(count, 1)
+        return Detections(torch.arange(count), boxes_N4, torch.ones(count), None)
+
+
+class Emotions:
+    def __init__(self, weights, by_batch):
+        self.by_batch = by_batch
+
+    def __call__(self, crops_NCHW):
+        answers_N7 = crops_NCHW.mean((1, 2, 3))[:, None].repeat(1, 7)
+        return answers_N7 + (0.5 * (len(crops_NCHW) > 1) if self.by_batch else 0)
+"""
+BUNDLE = """
+models:
+  face: {factory: "bench_models:OneFace", input: frames}
+  emotions: {factory: "bench_models:Emotions", input: crops112, parameters: {by_batch: BY_BATCH}}
+"""
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    def make(by_batch):
+        (tmp_path / "bench_models.py").write_text(MODELS)
+        path = tmp_path / "bundle.yaml"
+        path.write_text(BUNDLE.replace("BY_BATCH", str(by_batch).lower()))
+        return str(path)
+
+    return make
+
+
+def bench(*command):
+    return CliRunner().invoke(app, [str(part) for part in command])
+
+
+def on(data, bundle, *command):
+    video = data / "videos" / "single_face.mp4"
+    return bench(*command, "--video", video, "--bundle", bundle, "--frames", 8, "--rounds", 1, "--json")
+
+
+@pytest.mark.parametrize("what", ["actor", "models"])
+def test_speed_is_printed_for_machines(data, bundle, what):
+    done = on(data, bundle(by_batch=False), what)
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.output)
+    assert said["frames"] == said["faces"] >= 8
+    assert said["frames_per_s"] == pytest.approx(said["frames"] / said["seconds"], rel=0.05)
+    assert said["details"]["deviations"] == {"face": 0.0, "emotions": 0.0}
+
+
+@pytest.mark.parametrize("what", ["actor", "models"])
+def test_a_model_that_answers_otherwise_in_batches_gets_no_speed(data, bundle, what):
+    done = on(data, bundle(by_batch=True), what)
+    assert done.exit_code == 2
+    assert "slot emotions: deviates by 0.5" in done.stderr
+    assert "frames_per_s" not in done.stdout
+
+
+def test_decoding_needs_no_model(data, bundle):
+    said = json.loads(on(data, bundle(by_batch=False), "decode").stdout)
+    assert (said["frames"] >= 8, said["faces"]) == (True, 0)
+
+
+def test_standin_weights_have_the_published_layout(tmp_path):
+    """The two that cost no second: a network's file, and the boosters in a small size."""
+    standins._write("pose_mlp", "weights", tmp_path / "pose.safetensors")
+    with safe_open(tmp_path / "pose.safetensors", "pt") as file:
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    again = standins.standin_state("pose_mlp")
+    assert held.keys() == again.keys()
+    assert all(torch.equal(held[name], again[name]) for name in held)
+
+    standins.write_boosters(tmp_path / "xgb.skops", components=16, trees=2)
+    read = read_classifiers(tmp_path / "xgb.skops")
+    assert set(read.classifiers) == {f"AU{au}" for au in AUS}
+    assert read.region("upper")[1].components_.shape == (16, 5408)
+    assert len(read_trees(read.classifiers["AU1"].handle)) == 2
+
+
+def test_standin_networks_are_those_of_the_bundle():
+    assert set(BUNDLES["pyfeat"].values()) - set(standins.NETS) == {"xgb"}
+
+
+def test_fixed_faces_do_not_depend_on_the_frame(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file(standins.standin_state("retinaface_r34"), tmp_path / "face.safetensors")
+    net = standins.FixedFaces(tmp_path / "face.safetensors", faces=2)
+    found = net.detect(torch.zeros(2, 3, 40, 100, dtype=torch.uint8))
+    assert found.frame_N.tolist() == [0, 0, 1, 1]
+    torch.testing.assert_close(found.boxes_N4[2], torch.tensor([30.0, 8.0, 90.0, 40.0]))
