@@ -159,7 +159,7 @@ def test_a_reader_beside_a_run_sees_only_whole_chunks(annotate, bundle, few, tmp
     def read():
         while not done.is_set():
             current = out / "current.json"
-            if current.exists() and (out / "faces").exists():
+            if current.exists() and any((out / "faces").rglob("*.parquet")):  # before, there is nothing to read
                 version = json.loads(current.read_text())["faces"]
                 table = ds.dataset(out / "faces", partitioning="hive").to_table(filter=ds.field("version") == version)
                 seen.append(table.select(["clip_id", "frame", "face"]))

@@ -8,7 +8,6 @@ weights, decoding, the actor, and the export's layout.
 import importlib.util
 import json
 import shutil
-import time
 
 import numpy as np
 import pandas as pd
@@ -80,16 +79,14 @@ def mirror(parity, weights, standin_state, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ours(asked, data, device, parity, mirror, tmp_path_factory):
-    """Our table in the reference's layout, and the seconds it took once the models were loaded."""
+    """Our table in the reference's layout."""
     folder = tmp_path_factory.mktemp("bundle")
     (folder / "given_boxes.py").write_text(GIVEN)
     face = {"factory": "given_boxes:GivenBoxes", "weights": str(parity / "detect_boxes.json"), "input": "frames"}
     (folder / "given.yaml").write_text(yaml.safe_dump({"models": {"face": face, **COMPUTED}}))
     analyzer = FaceAnalyzer(str(folder / "given.yaml"), mirror=str(mirror), device=device.type, precision="float32")
-    begun = time.monotonic()
     path = data / "videos" / asked["video"]
     faces = analyzer.detect(path, every=asked["step"])
-    seconds = time.monotonic() - begun
     labels = [None] * faces.num_rows
     if importlib.util.find_spec("pipeline.reference_clustering"):
         from pipeline.reference_clustering import cluster_identities
@@ -98,7 +95,7 @@ def ours(asked, data, device, parity, mirror, tmp_path_factory):
     video = _video(path)
     frames = sorted(int(frame) for frame in asked["boxes"])
     table = fex_rows(video, frames, dict.fromkeys(["face", *COMPUTED], faces), labels)
-    return table.to_pandas(), seconds
+    return table.to_pandas()
 
 
 def _video(path):
@@ -115,20 +112,20 @@ def reference(parity):
 
 
 def test_columns_order_and_dtypes_are_those_of_the_reference(ours, reference):
-    assert list(ours[0].columns) == list(reference.columns) == FEX.names
+    assert list(ours.columns) == list(reference.columns) == FEX.names
     assert len(FEX.names) == 695
     numbers = reference.select_dtypes("number").columns
-    pd.testing.assert_series_equal(ours[0][numbers].dtypes, reference[numbers].dtypes)
+    pd.testing.assert_series_equal(ours[numbers].dtypes, reference[numbers].dtypes)
 
 
 @pytest.mark.parametrize("column", ["frame", "input", "approx_time", "FrameHeight", "FrameWidth"])
 def test_rows_stand_for_the_same_frames(ours, reference, column):
-    assert ours[0][column].tolist() == reference[column].tolist()
+    assert ours[column].tolist() == reference[column].tolist()
 
 
 def test_face_rectangles_and_scores_are_those_of_the_reference(ours, reference):
     names = list(COLUMNS_OF_SLOT["face"])
-    np.testing.assert_array_equal(ours[0][names].to_numpy(), reference[names].to_numpy(np.float32))
+    np.testing.assert_array_equal(ours[names].to_numpy(), reference[names].to_numpy(np.float32))
 
 
 @pytest.mark.parametrize("slot", [slot for slot in COLUMNS_OF_SLOT if slot != "face"])
@@ -137,17 +134,13 @@ def test_numbers_of_each_model_are_those_of_the_reference(ours, reference, slot)
         pytest.skip(f"bundle pyfeat has no model for {slot} yet")
     names = list(COLUMNS_OF_SLOT[slot])
     expected = reference[names].to_numpy(np.float32)
-    np.testing.assert_array_equal(np.isnan(ours[0][names].to_numpy()), np.isnan(expected))
+    np.testing.assert_array_equal(np.isnan(ours[names].to_numpy()), np.isnan(expected))
     largest = np.nanmax(np.abs(expected))
     atol = 1e-3 if slot == "action_units" else 1e-4 * largest
-    np.testing.assert_allclose(ours[0][names].to_numpy(), expected, rtol=1e-3, atol=atol)
+    np.testing.assert_allclose(ours[names].to_numpy(), expected, rtol=1e-3, atol=atol)
 
 
 def test_identities_are_those_of_the_reference(ours, reference):
     if not importlib.util.find_spec("pipeline.reference_clustering"):
         pytest.skip("the reference's clustering is not here yet")
-    assert ours[0]["Identity"].fillna("").tolist() == reference["Identity"].fillna("").tolist()
-
-
-def test_it_is_quick_enough_to_run_always(ours):
-    assert ours[1] < 60
+    assert ours["Identity"].fillna("").tolist() == reference["Identity"].fillna("").tolist()
