@@ -3,7 +3,6 @@
 In memory are the stored rows of one clip, and the wide rows of some frames of it.
 """
 
-import importlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from pipeline import schema, store
 from pipeline.config import DecodeConfig
 from pipeline.errors import ConfigError, OutputError
 from pipeline.fex import FEX, Video, embeddings_of, fex_rows
+from pipeline.reference_clustering import cluster_identities
 from pipeline.store import Output
 
 Format = Literal["fex-csv", "fex-parquet"]
@@ -57,7 +57,7 @@ def export(
 
     Raises:
         OutputError: `out` holds no tables, a file cannot be written, or it is not known which frames were annotated.
-        ConfigError: no such clip, or the clustering is not at hand.
+        ConfigError: no such clip.
     """
     reader = _Reader(store.open_output(out, storage_options), identities, threshold, faces_only)
     rows = reader.wanted(clips)
@@ -190,11 +190,7 @@ class _Reader:
             return self._corpus_labels(clip, faces)
         if embeddings is None or not faces.num_rows:
             return [None] * faces.num_rows
-        try:
-            clustering = importlib.import_module("pipeline.reference_clustering")
-        except ImportError as error:
-            raise ConfigError(f"identities {self.identities}: py-feat's clustering is not at hand: {error}") from error
-        found = clustering.cluster_identities(embeddings_of(faces, embeddings), self.threshold, self.identities)
+        found = cluster_identities(embeddings_of(faces, embeddings), self.threshold, self.identities)
         return [None if label is None else str(label) for label in found]
 
     def _corpus_labels(self, clip: Mapping[str, Any], faces: pa.Table) -> list[str | None]:

@@ -5,7 +5,6 @@ published weights, every other network its stand-in weights. The way is the usua
 weights, decoding, the actor, and the export's layout.
 """
 
-import importlib.util
 import json
 import shutil
 
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from actors import FaceAnalyzer
 from actors.catalog import BUNDLES, MODELS
 from pipeline.fex import COLUMNS_OF_SLOT, FEX, Video, embeddings_of, fex_rows
+from pipeline.reference_clustering import cluster_identities
 
 GIVEN = """
 import json
@@ -87,11 +87,7 @@ def ours(asked, data, device, parity, mirror, tmp_path_factory):
     analyzer = FaceAnalyzer(str(folder / "given.yaml"), mirror=str(mirror), device=device.type, precision="float32")
     path = data / "videos" / asked["video"]
     faces = analyzer.detect(path, every=asked["step"])
-    labels = [None] * faces.num_rows
-    if importlib.util.find_spec("pipeline.reference_clustering"):
-        from pipeline.reference_clustering import cluster_identities
-
-        labels = list(cluster_identities(embeddings_of(faces, faces), 0.8, "gallery"))
+    labels = list(cluster_identities(embeddings_of(faces, faces), 0.8, "gallery"))
     video = _video(path)
     frames = sorted(int(frame) for frame in asked["boxes"])
     table = fex_rows(video, frames, dict.fromkeys(["face", *COMPUTED], faces), labels)
@@ -141,6 +137,4 @@ def test_numbers_of_each_model_are_those_of_the_reference(ours, reference, slot)
 
 
 def test_identities_are_those_of_the_reference(ours, reference):
-    if not importlib.util.find_spec("pipeline.reference_clustering"):
-        pytest.skip("the reference's clustering is not here yet")
     assert ours["Identity"].fillna("").tolist() == reference["Identity"].fillna("").tolist()
