@@ -30,12 +30,10 @@ from pipeline.attempts import Attempts, Marks
 from pipeline.config import Config
 from pipeline.errors import FaceatlasError
 from pipeline.plan import Plan
-from pipeline.schema import AU_NUMBERS
 
 #: largest deviation from the plain way: pixels, pixels, radians, probabilities, 1 - cosine (issue "every model")
 LIMITS = {"face": 1.0, "landmarks": 1.0, "pose": 0.0087, "action_units": 0.02, "emotions": 0.02, "embeddings": 1e-3}
 _CHECKED_FRAMES = 2
-_JUMPS = 0.1  # share of action units that may lie beyond the limit on one face, if they do not on another
 _MARGIN = 1e-3  # of float32 where no limit is named (gaze, radians)
 
 VideoOption = Annotated[str, typer.Option(help="Video, folder or manifest to measure on.")]
@@ -185,12 +183,6 @@ def _deviation(slot: str, a: np.ndarray, b: np.ndarray) -> float:
         a, b = a.reshape(-1, 512), b.reshape(-1, 512)
         cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
         return float(1 - cosine.min())
-    if slot == "action_units":
-        off_NA = np.abs(a - b).reshape(-1, len(AU_NUMBERS))
-        # float rounding carries a face across a threshold of a tree now and then, and its answer jumps; what is wrong
-        # is wrong on every face
-        jumps = (off_NA > LIMITS[slot]).mean()
-        return float(off_NA.min(0).max() if jumps <= _JUMPS else off_NA.max())
     if slot == "pose":
         a, b = a.reshape(-1, 6)[:, :3], b.reshape(-1, 6)[:, :3]
     return float(np.nanmax(np.abs(a - b)))
