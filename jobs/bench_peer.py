@@ -16,20 +16,15 @@ import typer
 
 from actors.bundles import Bundle
 from jobs import annotate as job
+from jobs.bench_check import BenchError, check, count_faces, decoded, make_actor, plan_of
 from jobs.bench_speed import (
-    BenchError,
     FramesOption,
     JsonOption,
     RoundsOption,
     Speed,
     VideoOption,
-    check,
-    count_faces,
-    decoded,
-    make_actor,
     measure_actor,
     measured,
-    plan_of,
     say,
 )
 from jobs.options import ConfigOption, SetOption, exit_on_error
