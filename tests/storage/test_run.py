@@ -17,6 +17,9 @@ import pipeline
 PROJECT = Path(__file__).resolve().parents[2]
 CHAOS = PROJECT / "tests" / "chaos"
 
+# a minute for one whole run: with it the README's test line takes more than its 15 minutes on 2 cores
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path):
