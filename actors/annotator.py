@@ -137,20 +137,23 @@ class Annotator:
         found: list[tuple[Tensor, Faces]] = []
         outputs: dict[str, list[Tensor]] = {model.slot: [] for model in models if model.slot != "face"}
         stored = _Stored(clippings, chunks, self.device) if "face" in brought else None
-        self._detects_again = stored is not None and any(model.input == "detector" for model in models)
-        for batch in face_batches(self._find(pieces, stored, found), self.batch_faces):
+        again = stored is not None and any(model.input == "detector" for model in models)
+        for batch in face_batches(self._find(pieces, stored, again, found), self.batch_faces):
             for model in models:
                 if model.slot != "face":
                     outputs[model.slot].append(self._run(model, batch))
         return _collect(clippings, found, outputs, with_faces=stored is None)
 
     def _find(
-        self, pieces: Iterable[Piece], stored: "_Stored | None", found: list[tuple[Tensor, Faces]]
+        self, pieces: Iterable[Piece], stored: "_Stored | None", again: bool, found: list[tuple[Tensor, Faces]]
     ) -> Iterator[tuple[Piece, Faces]]:
-        """The faces of each piece, detected or stored; keeps in `found` what outlives the piece's frames."""
+        """The faces of each piece, detected or stored; keeps in `found` what outlives the piece's frames.
+
+        `again`: the stored faces are looked for once more, as a model reads what the detector alone says of them.
+        """
         for piece in pieces:
             faces = self._detect(piece) if stored is None else stored.faces(piece)
-            if self._detects_again:
+            if again:
                 # poses are no part of the faces table: the detector says them once more
                 faces = replace(faces, poses_N6=match_poses(faces, self._detect(piece)))
             found.append((piece.frame_B[faces.row_N], faces))
