@@ -32,6 +32,7 @@ from pipeline.errors import LeaseError
 from pipeline.store import Output
 
 FOLDER = "lease"
+_WAKE = signal.SIGUSR2  # not SIGINT: whatever is started in the background of a script ignores that
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ class Lease:
             self._notice_expiry()
             if self._problem is not None:
                 if self._owner_waits_in_main and not self._ended.is_set():
-                    # it may be waiting for minutes; `hold` turns the KeyboardInterrupt into a LeaseError
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    # it may be waiting for minutes
+                    signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
                 return
 
     def _renew(self) -> None:
@@ -113,11 +114,15 @@ class Lease:
         self._renewed = begun
 
     def _start(self) -> None:
+        if self._owner_waits_in_main:
+            self._handler_before = signal.signal(_WAKE, lambda *_: None if self._ended.is_set() else self.check())
         self._thread.start()
 
     def _end(self) -> None:
         self._ended.set()
         self._thread.join()
+        if self._owner_waits_in_main:
+            signal.signal(_WAKE, self._handler_before or signal.SIG_DFL)
         if self._problem is None:
             store.write_bytes(self.output, _path(self.epoch), _encode(replace(self.claim, released=True)))
 
@@ -141,7 +146,7 @@ def hold(output: Output, run: str, config: LeaseConfig) -> Iterator[Lease]:
             yield lease
         finally:
             lease._end()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # what Ray makes of the exception of any signal handler
         lease.check()
         raise
 
