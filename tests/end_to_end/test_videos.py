@@ -16,7 +16,7 @@ PARTLY = {"face_noface.mov", "noface_face.mov"}
 SAME_PERSON = [{"single_face", "face_noface", "noface_face"}, {"grid_id2_vcd_swwp2s", "grid_pwij3p"}]
 
 
-EVERY = [pytest.param(4, id="every_4th"), pytest.param(1, id="every_frame", marks=pytest.mark.slow)]
+EVERY = [pytest.param(6, id="every_6th"), pytest.param(1, id="every_frame", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="session", params=EVERY)
