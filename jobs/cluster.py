@@ -60,8 +60,6 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
     """
     import ray
 
-    from actors.annotator import Annotator
-
     alive = [node for node in ray.nodes() if node["Alive"]]
     pools = fit_pools(config.actors.resolved_pools(), ray.cluster_resources(), len(alive))
     assigned = assign_slots([pool.slots for pool in pools], bundle)
@@ -79,7 +77,7 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
             "precision": config.actors.precision,
             "storage_options": config.storage.options,
         }
-        stages.append(Stage(Annotator, arguments, pool, slots))
+        stages.append(Stage("actors.annotator:Annotator", arguments, pool, slots))
     return stages
 
 

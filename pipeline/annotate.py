@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
-from pipeline import aggregate, chunks, lease, schema, store
+from pipeline import chunks, lease, schema, store
 from pipeline.attempts import Marks
 from pipeline.careful import Careful
 from pipeline.chunks import Job
@@ -35,13 +35,14 @@ class Stage:
     """One actor pool of the flow.
 
     Attributes:
-        actor: class whose instances map tables of schema.FLOW to the same.
+        actor: "module:name" of a class whose instances map tables of schema.FLOW to the same. A name, since importing
+            it loads torch, which the driver need not do.
         arguments: keyword arguments of its constructor.
         pool: size and resources.
         slots: slots it fills.
     """
 
-    actor: type
+    actor: str
     arguments: Mapping[str, Any]
     pool: PoolConfig
     slots: tuple[str, ...]
@@ -196,6 +197,8 @@ def _annotate(
     if not tally.unaccounted and not stop.requested:
         cosine = annotation.same_person_cosine
         snapshot = aggregate_version(output, versions, config, cosine)
+        from pipeline import aggregate  # with scipy and numba: every command would load them for seconds
+
         versions |= dict.fromkeys(aggregate.TABLES, snapshot)
         tracks, identities = aggregate.aggregate(out, versions, config, cosine, start_ray)
         held.check()
