@@ -45,6 +45,7 @@ def wanted_of(bundle: Bundle) -> Annotation:
         versions=bundle.versions,
         needs={model.slot: model.needs for model in bundle.models},
         same_person_cosine=embeddings.same_person_cosine if embeddings else None,
+        switch_cosine=embeddings.switch_cosine if embeddings else None,
         models={
             model.slot: {
                 "model": model.name,

@@ -57,6 +57,7 @@ class Annotation:
         versions: slot -> version.
         needs: slot -> slots whose results it reads.
         same_person_cosine: of the embedding model, None without one.
+        switch_cosine: of the embedding model, None where its entry states none.
         models: slot -> facts for the run's record (name, files, licence).
     """
 
@@ -64,6 +65,7 @@ class Annotation:
     versions: Mapping[str, str]
     needs: Mapping[str, Sequence[str]]
     same_person_cosine: float | None
+    switch_cosine: float | None
     models: Mapping[str, Mapping[str, Any]]
 
 
@@ -167,6 +169,7 @@ def _annotate(
     """`annotate` under its lease."""
     started = time.monotonic()
     output = held.output
+    config = with_switch_cosine(config, annotation)
     finish_forgetting(output)
     versions = all_versions(annotation, config)
     plan = make_plan(corpus, output, versions, annotation.needs, config.decode.chunk_frames)
@@ -222,6 +225,14 @@ def _annotate(
     )
     _record_run(output, report, corpus, annotation, versions, config)
     return report
+
+
+def with_switch_cosine(config: Config, annotation: Annotation) -> Config:
+    """The configuration with the embedding model's `switch_cosine`, where the user states none."""
+    if config.tracks.switch_cosine is not None:
+        return config
+    tracks = config.tracks.model_copy(update={"switch_cosine": annotation.switch_cosine})
+    return config.model_copy(update={"tracks": tracks})
 
 
 def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) -> "ray.data.Dataset":

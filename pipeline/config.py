@@ -195,11 +195,12 @@ class TracksConfig(_Section):
 
     min_iou: float = Field(default=0.3, ge=0, le=1, description="Least overlap for a link by position alone.")
     min_cosine: float = Field(default=0.5, ge=-1, le=1, description="Least cosine for a link across a cut or a jump.")
-    switch_cosine: float = Field(
-        default=0.1,
+    switch_cosine: float | None = Field(
+        default=None,
         ge=-1,
         le=1,
-        description="Below this cosine to the track, a good face is somebody else wherever it is.",
+        description="Below this cosine to the track, a good face is somebody else wherever it is; null: from the "
+        "embedding model's entry.",
     )
     max_gap: int = Field(default=15, ge=0, description="A track may miss its face for this many sampled frames.")
 
