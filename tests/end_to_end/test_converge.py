@@ -168,3 +168,16 @@ def test_a_reader_beside_a_run_sees_only_whole_chunks(annotate, bundle, few, tmp
             chunk = chunk_of[row["clip_id"], row["frame"]]
             counts[chunk] = counts.get(chunk, 0) + 1
         assert all(count == faces_in[chunk] for chunk, count in counts.items())
+
+
+def test_a_version_that_a_part_of_the_clips_has_comes_into_force_only_on_demand(
+    annotate, bundle, few, annotated, capsys
+):
+    before = store.read_current(store.open_output(annotated))
+    report = annotate(few / "no_face.mp4", annotated, bundle(3.0), *SETTINGS)
+    assert (report.in_order, report.held_back) == (True, 2)
+    assert store.read_current(store.open_output(annotated)) == before
+    assert "NOT IN FORCE YET: 2 clips" in capsys.readouterr().out
+    report = annotate(few / "no_face.mp4", annotated, bundle(3.0), *SETTINGS, "store.switch_early=true")
+    assert (report.in_order, report.held_back) == (True, 0)
+    assert store.read_current(store.open_output(annotated))["emotions"] != before["emotions"]
