@@ -4,8 +4,8 @@
 
 A tombstone holds a hash of the clip's id, never the id: who searches the output for the id finds nothing, but a plan,
 which has the id from the manifest, recognises it. Of a source that was forgotten it holds a hash of the URI, for clips
-that a later manifest cuts out of it. For a person in a clip that stays, it holds the boxes of that person's faces: faces
-found there again are not written. Boxes say where not to look; they carry no likeness.
+that a later manifest cuts out of it. For a person in a clip that stays, it holds the boxes of their faces: faces found
+there again are not written. Boxes say where not to look; they carry no likeness.
 """
 
 import hashlib
