@@ -68,9 +68,7 @@ class PoolConfig(_Section):
     """One pool of identical actors that host some slots of the bundle."""
 
     slots: tuple[str, ...] | None = Field(default=None, description="Slots this pool runs; null: all that are left.")
-    size: int | None = Field(
-        default=None, ge=1, description="Fixed number of actors; null: one per GPU, or one on the CPU."
-    )
+    size: int | None = Field(default=None, ge=1, description="Number of actors; null: one per GPU, or one on the CPU.")
     min_size: int | None = Field(
         default=None, ge=1, description="With max_size: an autoscaling pool starts at this size."
     )
@@ -107,7 +105,7 @@ class ActorsConfig(_Section):
     batch_chunks: int | None = Field(
         default=None, ge=1, description="Chunks per call of an actor, of any clips; null: 1 on a CPU, 4 on a GPU."
     )
-    batch_frames: int = Field(default=32, ge=1, description="Frames of one size that go through the detector at once.")
+    batch_frames: int = Field(default=32, ge=1, description="Frames of one size that the detector gets at once.")
     batch_pixels: int | None = Field(
         default=None,
         ge=1,
@@ -172,6 +170,10 @@ class StoreConfig(_Section):
         default="float32",
         pattern="^float(16|32)$",
         description="Embeddings on disk; float16 halves them (relative error 5e-4).",
+    )
+    switch_early: bool = Field(
+        default=False,
+        description="New versions come into force though clips outside of the corpus lack them.",
     )
 
 
@@ -291,9 +293,7 @@ def _shown(name: str, value: Any) -> Any:
 class RayConfig(_Section):
     """The cluster. Under `ray job submit` all of this is decided already."""
 
-    address: str | None = Field(
-        default=None, description="Address of a running cluster; null: RAY_ADDRESS, else start one."
-    )
+    address: str | None = Field(default=None, description="A running cluster; null: RAY_ADDRESS, else start one.")
     num_cpus: int | None = Field(default=None, ge=1, description="CPUs of a cluster that is started here.")
     num_gpus: int | None = Field(default=None, ge=0, description="GPUs of a cluster that is started here.")
     object_store_mb: int | None = Field(
