@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import guard, schema
+from pipeline import guard, roots, schema
 from pipeline.attempts import Mark, Marks
 from pipeline.config import Config, FaultsConfig
 from pipeline.decode import decode_clip, error_row
@@ -40,6 +40,10 @@ def decode_carefully(
     mark = Mark("decode", row["clip_id"], row["fingerprint"], zlib.crc32(slots.encode()))
     have = [(interval["first"], interval["count"]) for interval in row["have"]]
     if marks.stopping():
+        return
+    if not roots.is_allowed(row["uri"], config.sources.allow):  # asked here too: a link may lead elsewhere by now
+        details = {"stage": "open", "error_class": "forbidden", "message": roots.refusal(row["uri"])}
+        yield error_row(row, 0, details)
         return
     (deaths,) = marks.hold([mark])
     try:

@@ -1,6 +1,5 @@
 """The configuration: one frozen model, from YAML, the environment and `--set a.b=c`, in rising order of force."""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -29,6 +28,10 @@ class SourcesConfig(_Section):
     clips_per_shard: int = Field(
         default=1000, ge=1, description="Rows per shard of a manifest without a `shard` column."
     )
+    allow: tuple[str, ...] | None = Field(
+        default=None,
+        description="Folders (paths or URIs) that every file of the corpus must lie under; null: anywhere.",
+    )
 
 
 class DecodeConfig(_Section):
@@ -53,7 +56,17 @@ class DecodeConfig(_Section):
     max_pixels: int = Field(
         default=8192 * 8192, ge=1, description="A video with more pixels per frame is quarantined instead of decoded."
     )
+    max_frames: int = Field(
+        default=10_000_000, ge=1, description="A video is quarantined when more frames than this have been decoded."
+    )
+    max_hours: float = Field(
+        default=72.0, gt=0, description="A video is quarantined when its presentation time passes this."
+    )
     cpus: float = Field(default=1.0, gt=0, description="CPUs that Ray reserves for one decode task.")
+    resources: dict[str, float] = Field(
+        default_factory=dict,
+        description="Custom resources that one decode task reserves, such as {decode: 1}: keeps it off GPU nodes.",
+    )
 
     @model_validator(mode="after")
     def _one_sampling(self) -> "DecodeConfig":
@@ -81,6 +94,9 @@ class PoolConfig(_Section):
         default=None, ge=0, description="GPUs per actor, also a fraction; null: 1 if there are any."
     )
     cpus: float = Field(default=1.0, ge=0, description="CPUs that Ray reserves for one actor.")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="Custom resources of Ray that one actor reserves, such as {annotate: 1}."
+    )
     threads: int | None = Field(
         default=None, ge=1, description="Threads of one actor on the CPU; null: its share of the node."
     )
@@ -101,6 +117,9 @@ class ActorsConfig(_Section):
 
     size: int | None = Field(default=None, ge=1, description="Shortcut: actors of the only pool.")
     gpus: float | None = Field(default=None, ge=0, description="Shortcut: GPUs per actor of the only pool.")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="Shortcut: custom resources per actor of the only pool."
+    )
     pools: tuple[PoolConfig, ...] = Field(
         default=(), description="Several pools that share the slots; default: one pool."
     )
@@ -130,13 +149,13 @@ class ActorsConfig(_Section):
 
     @model_validator(mode="after")
     def _pools_or_shortcut(self) -> "ActorsConfig":
-        if self.pools and (self.size is not None or self.gpus is not None):
-            raise ValueError("with actors.pools, size and gpus belong to each pool, not to actors")
+        if self.pools and (self.size is not None or self.gpus is not None or self.resources):
+            raise ValueError("with actors.pools, size, gpus and resources belong to each pool, not to actors")
         return self
 
     def resolved_pools(self) -> tuple[PoolConfig, ...]:
         """The pools in the order of the flow; the shortcut fields make the only pool."""
-        return self.pools or (PoolConfig(size=self.size, gpus=self.gpus),)
+        return self.pools or (PoolConfig(size=self.size, gpus=self.gpus, resources=self.resources),)
 
 
 class FaultsConfig(_Section):
@@ -383,18 +402,3 @@ def load_config(
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"wrong configuration: {problems}") from error
-
-
-def describe(config: Config) -> str:
-    """The configuration as commented YAML, which `--config` reads back."""
-    lines = []
-    for section, section_field in type(config).model_fields.items():
-        values = getattr(config, section)
-        lines.append(f"# {(type(values).__doc__ or section_field.description or '').splitlines()[0]}")
-        lines.append(f"{section}:")
-        for name, item in type(values).model_fields.items():
-            lines.append(f"  # {item.description}")
-            # every JSON value is a YAML value, on one line
-            lines.append(f"  {name}: {json.dumps(values.model_dump(mode='json')[name])}")
-        lines.append("")
-    return "\n".join(lines)
