@@ -17,6 +17,7 @@ from pipeline.chunks import Job
 from pipeline.config import Config, PoolConfig
 from pipeline.errors import TRIED_AGAIN, ConfigError, OutputError
 from pipeline.forget import finish_forgetting
+from pipeline.metrics import RunMetrics
 from pipeline.plan import Plan, make_plan
 from pipeline.sources import Corpus
 from pipeline.stopping import Stop
@@ -181,12 +182,15 @@ def _annotate(
 
         start_ray()
         marks = start_keeper(out, config.storage.options)
-        job = Job(out, config, annotation.versions)
+        job = Job(out, config, annotation.versions, run)
+        counted = RunMetrics()
+        counted.begin(tally)
         with stop.draining(marks.stop):
             flow = build_flow(plan.work, job, marks, make_stages())
             for accounts in flow.iter_batches(batch_size=None, batch_format="pyarrow"):
                 held.check()
                 tally.add(accounts)
+                counted.add(tally)
                 progress(tally)
         marks.finish(tally.ended)
     seconds["annotate"] = time.monotonic() - begun

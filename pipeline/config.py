@@ -1,7 +1,6 @@
 """The configuration: one frozen model, from YAML, the environment and `--set a.b=c`, in rising order of force."""
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from pipeline.errors import ConfigError
+from pipeline.hiding import shown
 
 ENV_PREFIX = "FACEATLAS__"
 
@@ -282,28 +282,7 @@ class StorageConfig(_Section):
 
     @field_serializer("options", when_used="json")
     def _hide_secrets(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {name: _shown(name, value) for name, value in options.items()}
-
-
-#: options of storage that are no secrets whatever their value; all others are hidden, known or not
-_SHOWN_OPTIONS = frozenset(
-    {
-        *("addressing_style", "anon", "connect_timeout", "default_block_size", "default_cache_type", "endpoint_url"),
-        *("max_attempts", "max_concurrency", "max_pool_connections", "mode", "profile", "project", "read_timeout"),
-        *("region_name", "requester_pays", "signature_version", "use_ssl", "verify"),
-    }
-)
-
-
-def _shown(name: str, value: Any) -> Any:
-    """An option of the storage as people may see it."""
-    if isinstance(value, dict):
-        return {inner: _shown(inner, of_inner) for inner, of_inner in value.items()}
-    if value is None or isinstance(value, bool):
-        return value
-    if name not in _SHOWN_OPTIONS:
-        return "***"
-    return re.sub(r"//[^/@]*@", "//***@", value) if isinstance(value, str) else value
+        return {name: shown(name, value) for name, value in options.items()}
 
 
 class RayConfig(_Section):
@@ -316,6 +295,11 @@ class RayConfig(_Section):
     num_gpus: int | None = Field(default=None, ge=0, description="GPUs of a cluster that is started here.")
     object_store_mb: int | None = Field(
         default=None, ge=100, description="Object store of a cluster that is started here; null: 300 MB per CPU."
+    )
+    log_level: str = Field(
+        default="info",
+        pattern="^(debug|info|warning)$",
+        description="What workers write to their logs, as JSON lines: debug: every chunk, info: every clip.",
     )
     block_mb: int = Field(default=32, ge=1, description="Target size of a Ray Data block; 32 and more measured best.")
 
