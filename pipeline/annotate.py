@@ -17,6 +17,7 @@ from pipeline.chunks import Job
 from pipeline.config import Config, PoolConfig
 from pipeline.errors import TRIED_AGAIN, ConfigError, OutputError
 from pipeline.forget import finish_forgetting
+from pipeline.metrics import RunMetrics
 from pipeline.plan import Plan, make_plan
 from pipeline.sources import Corpus
 from pipeline.stopping import Stop
@@ -188,12 +189,15 @@ def _annotate(
 
         start_ray()
         marks = start_keeper(out, config.storage.options)
-        job = Job(out, config, annotation.versions)
+        job = Job(out, config, annotation.versions, run)
+        counted = RunMetrics()
+        counted.begin(tally)
         with stop.draining(marks.stop):
             flow = build_flow(plan.work, job, marks, make_stages())
             for accounts in flow.iter_batches(batch_size=None, batch_format="pyarrow"):
                 held.check()
                 tally.add(accounts)
+                counted.add(tally)
                 progress(tally)
         marks.finish(tally.ended)
     seconds["annotate"] = time.monotonic() - begun
@@ -265,6 +269,7 @@ def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) 
         batch_format="pyarrow",
         num_cpus=config.decode.cpus,
         memory=4 * config.decode.chunk_mb << 20,
+        **_custom(config.decode.resources),
     )
     # 3. annotate, actor pools, 1 chunk : 1 chunk with its faces
     for stage in stages:
@@ -285,6 +290,7 @@ def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) 
             compute=ray.data.ActorPoolStrategy(**sizes),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,
+            **_custom(pool.resources),
         )
     # 4. write, CPU tasks, N chunks : their accounts
     return flow.map_batches(
@@ -296,12 +302,16 @@ def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) 
     )
 
 
+def _custom(resources: Mapping[str, float]) -> dict[str, Any]:
+    return {"resources": dict(resources)} if resources else {}
+
+
 def fit_pools(pools: Sequence[PoolConfig], resources: Mapping[str, float], nodes: int) -> list[PoolConfig]:
     """Fill in what the configuration leaves open, from what the cluster has.
 
     Args:
         pools: as configured.
-        resources: `CPU` and `GPU` of the whole cluster.
+        resources: `CPU`, `GPU` and custom resources of the whole cluster.
         nodes: machines in it.
 
     Raises:
@@ -313,7 +323,8 @@ def fit_pools(pools: Sequence[PoolConfig], resources: Mapping[str, float], nodes
         share = pool.gpus if pool.gpus is not None else (1.0 / len(pools) if gpus else 0.0)
         size = pool.size
         if size is None and pool.min_size is None:
-            size = max(1, int(gpus / len(pools) / share)) if share else nodes
+            room = min([resources.get(name, 0.0) / amount for name, amount in pool.resources.items()] or [nodes])
+            size = max(1, int(gpus / len(pools) / share if share else room))
         threads = pool.threads or (None if share else max(1, int(cpus / nodes)))
         fitted.append(pool.model_copy(update={"gpus": share, "size": size, "threads": threads}))
     need_gpus = sum((p.size or p.min_size or 1) * (p.gpus or 0) for p in fitted)
@@ -323,6 +334,13 @@ def fit_pools(pools: Sequence[PoolConfig], resources: Mapping[str, float], nodes
             f"the actor pools need {need_gpus:g} GPUs, but the cluster has {gpus:g}; the run would wait for ever. "
             "Lower actors.size or actors.gpus (a fraction lets actors share a GPU, 0 runs on the CPU), or add a node."
         )
+    for name in sorted({name for pool in fitted for name in pool.resources}):
+        need = sum((p.size or p.min_size or 1) * p.resources.get(name, 0.0) for p in fitted)
+        if need > resources.get(name, 0.0) + 1e-9:
+            raise ConfigError(
+                f"the actor pools need {need:g} of the resource {name!r}, but the cluster has "
+                f"{resources.get(name, 0.0):g}; lower actors.size, or start nodes with --resources"
+            )
     if need_cpus + 1 > cpus + 1e-9 and cpus >= 1:
         raise ConfigError(
             f"the actor pools reserve {need_cpus:g} of the cluster's {cpus:g} CPUs and leave none to decode with; "
