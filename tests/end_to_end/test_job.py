@@ -77,6 +77,12 @@ def test_the_three_lines_of_the_demo_run(demo):
         assert "clip_id" in done.stdout or "identity_id" in done.stdout or "..." in done.stdout
 
 
+def test_the_demo_writes_a_report_with_both_faces(demo):
+    page = (demo[0] / "report.html").read_text()
+    people = json.loads(page.partition('type="application/json">')[2].partition("</script>")[0])["people"]
+    assert len(people["rows"]) == len(people["faces"]) == 2
+
+
 def test_the_status_command_prints_the_totals(demo):
     code, text = call(BIN / "faceatlas", "status", demo[0] / "tables", "--json")
     status = json.loads(text)
