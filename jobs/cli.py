@@ -14,6 +14,8 @@ from jobs.export import export
 from jobs.forget import forget
 from jobs.options import BundleOption, ConfigOption, OutArgument, SetOption, exit_on_error
 from jobs.plan import plan
+from jobs.render import render
+from jobs.report import report
 from pipeline.config_text import describe, to_markdown
 from pipeline.status import read_status
 
@@ -25,6 +27,8 @@ app = typer.Typer(
 )
 app.command()(annotate)
 app.command()(export)
+app.command()(report)
+app.command()(render)
 app.add_typer(models_job.app, name="models")
 app.command()(plan)
 app.command()(forget)

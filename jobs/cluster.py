@@ -74,8 +74,6 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
     """
     import ray
 
-    from actors.annotator import Annotator
-
     resources = ray.cluster_resources()
     if lacking := {name for name, amount in config.decode.resources.items() if resources.get(name, 0.0) < amount}:
         raise ConfigError(
@@ -99,7 +97,7 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
             "precision": config.actors.precision,
             "storage_options": config.storage.options,
         }
-        stages.append(Stage(Annotator, arguments, pool, slots))
+        stages.append(Stage("actors.annotator:Annotator", arguments, pool, slots))
     return stages
 
 

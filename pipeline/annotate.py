@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
-from pipeline import aggregate, chunks, lease, schema, store
+from pipeline import chunks, in_force, lease, schema, store
 from pipeline.attempts import Marks
 from pipeline.careful import Careful
 from pipeline.chunks import Job
@@ -36,13 +36,14 @@ class Stage:
     """One actor pool of the flow.
 
     Attributes:
-        actor: class whose instances map tables of schema.FLOW to the same.
+        actor: "module:name" of a class whose instances map tables of schema.FLOW to the same. A name, since importing
+            it loads torch, which the driver need not do.
         arguments: keyword arguments of its constructor.
         pool: size and resources.
         slots: slots it fills.
     """
 
-    actor: type
+    actor: str
     arguments: Mapping[str, Any]
     pool: PoolConfig
     slots: tuple[str, ...]
@@ -57,6 +58,7 @@ class Annotation:
         versions: slot -> version.
         needs: slot -> slots whose results it reads.
         same_person_cosine: of the embedding model, None without one.
+        switch_cosine: of the embedding model, None where its entry states none.
         models: slot -> facts for the run's record (name, files, licence).
     """
 
@@ -64,6 +66,7 @@ class Annotation:
     versions: Mapping[str, str]
     needs: Mapping[str, Sequence[str]]
     same_person_cosine: float | None
+    switch_cosine: float | None
     models: Mapping[str, Mapping[str, Any]]
 
 
@@ -81,6 +84,8 @@ class Report:
         seconds: stage -> wall-clock seconds.
         quarantined: rows of `quarantine` for this manifest's clips.
         stopped: it was told to stop before its end.
+        held_back: clips that the output has beyond this corpus and that lack a wanted version; if there are any, the
+            versions in force stay, and tracks and identities are not made anew.
     """
 
     run: str
@@ -94,6 +99,7 @@ class Report:
     seconds: Mapping[str, float] = field(default_factory=dict)
     quarantined: Sequence[Mapping[str, Any]] = ()
     stopped: bool = False
+    held_back: int = 0
 
     @property
     def in_order(self) -> bool:
@@ -167,11 +173,12 @@ def _annotate(
     """`annotate` under its lease."""
     started = time.monotonic()
     output = held.output
+    config = with_switch_cosine(config, annotation)
     finish_forgetting(output)
     versions = all_versions(annotation, config)
     plan = make_plan(corpus, output, versions, annotation.needs, config.decode.chunk_frames)
     seconds = {"plan": time.monotonic() - started}
-    _put_first_versions_in_force(output, versions)
+    in_force.put_first_versions(output, versions)
     drop_stale(output, plan, annotation.versions)
 
     tally = Tally(output, plan, versions)
@@ -196,15 +203,20 @@ def _annotate(
     seconds["annotate"] = time.monotonic() - begun
 
     begun = time.monotonic()
-    tracks = identities = 0
-    if not tally.unaccounted and not stop.requested:
+    tracks = identities = held_back = 0
+    finished = not tally.unaccounted and not stop.requested
+    if finished and not config.store.switch_early:
+        held_back = in_force.count_held_back(corpus, output, versions, annotation.needs)
+    if finished and not held_back:
         cosine = annotation.same_person_cosine
         snapshot = aggregate_version(output, versions, config, cosine)
+        from pipeline import aggregate  # with scipy and numba: every command would load them for seconds
+
         versions |= dict.fromkeys(aggregate.TABLES, snapshot)
         tracks, identities = aggregate.aggregate(out, versions, config, cosine, start_ray)
         held.check()
         before = store.read_current(output).get("tracks", snapshot)
-        store.switch_current(output, _by_table(versions))
+        store.switch_current(output, in_force.by_table(versions))
         aggregate.drop_old_snapshots(output, {snapshot, before})
     seconds["aggregate"] = time.monotonic() - begun
     seconds["total"] = time.monotonic() - started
@@ -220,9 +232,18 @@ def _annotate(
         seconds={stage: round(s, 3) for stage, s in seconds.items()},
         quarantined=_quarantined(output, versions, corpus),
         stopped=stop.requested,
+        held_back=held_back,
     )
     _record_run(output, report, corpus, annotation, versions, config)
     return report
+
+
+def with_switch_cosine(config: Config, annotation: Annotation) -> Config:
+    """The configuration with the embedding model's `switch_cosine`, where the user states none."""
+    if config.tracks.switch_cosine is not None:
+        return config
+    tracks = config.tracks.model_copy(update={"switch_cosine": annotation.switch_cosine})
+    return config.model_copy(update={"tracks": tracks})
 
 
 def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) -> "ray.data.Dataset":
@@ -328,18 +349,6 @@ def fit_pools(pools: Sequence[PoolConfig], resources: Mapping[str, float], nodes
     return fitted
 
 
-def _by_table(versions: Mapping[str, str]) -> dict[str, str]:
-    return {schema.TABLE_OF_SLOT.get(name, name): version for name, version in versions.items()}
-
-
-def _put_first_versions_in_force(output: store.Output, versions: Mapping[str, str]) -> None:
-    """A table's first version is in force from its first file on, so that a first run can be watched."""
-    current = store.read_current(output)
-    first = _by_table(versions)
-    if first["faces"] == current.get("faces", first["faces"]):
-        store.switch_current(output, {name: version for name, version in first.items() if name not in current})
-
-
 def drop_stale(output: store.Output, plan: Plan, versions: Mapping[str, str]) -> None:
     """Take clips whose bytes have changed out of the tables of the slots (slot -> version)."""
     for shard, clip_ids in plan.stale.items():
@@ -371,6 +380,7 @@ def _record_run(
         "clips": report.clips,
         "wanted": report.wanted,
         "unaccounted": list(report.unaccounted),
+        "held_back": report.held_back,
         "frames": report.frames,
         "faces": report.faces,
         "tracks": report.tracks,

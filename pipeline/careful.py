@@ -10,6 +10,7 @@ node nor a poisoned neighbour can bring it there.
 """
 
 import os
+import pkgutil
 import signal
 import sys
 import time
@@ -105,21 +106,22 @@ class Careful:
     """An actor around an actor: maps tables of schema.FLOW to the same, whatever a chunk does to the process."""
 
     def __init__(
-        self, actor: type, arguments: Mapping[str, Any], slots: Sequence[str], marks: Marks, faults: FaultsConfig
+        self, actor: str, arguments: Mapping[str, Any], slots: Sequence[str], marks: Marks, faults: FaultsConfig
     ) -> None:
         """Make the inner actor.
 
         Args:
-            actor: its class; called with a table of schema.FLOW, it returns the same rows with the results.
+            actor: its class, as "module:name"; called with a table of schema.FLOW, it returns its rows with results.
             arguments: keyword arguments of its constructor.
             slots: slots it fills, which tell one pool's attempts from those of another.
             marks: where attempts are counted.
             faults: limits.
         """
-        self._make = partial(_annotator, actor, dict(arguments))
+        make_actor = pkgutil.resolve_name(actor)
+        self._make = partial(_annotator, make_actor, dict(arguments))
         self._stage = "annotate:" + ",".join(slots)
         self._marks, self._faults = marks, faults
-        self._inner = actor(**arguments)
+        self._inner = make_actor(**arguments)
 
     def __call__(self, chunks: pa.Table) -> pa.Table:
         """The chunks with their results, in the same order; `error` tells of those that could not be annotated."""

@@ -81,9 +81,7 @@ class PoolConfig(_Section):
     """One pool of identical actors that host some slots of the bundle."""
 
     slots: tuple[str, ...] | None = Field(default=None, description="Slots this pool runs; null: all that are left.")
-    size: int | None = Field(
-        default=None, ge=1, description="Fixed number of actors; null: one per GPU, or one on the CPU."
-    )
+    size: int | None = Field(default=None, ge=1, description="Number of actors; null: one per GPU, or one on the CPU.")
     min_size: int | None = Field(
         default=None, ge=1, description="With max_size: an autoscaling pool starts at this size."
     )
@@ -126,7 +124,7 @@ class ActorsConfig(_Section):
     batch_chunks: int | None = Field(
         default=None, ge=1, description="Chunks per call of an actor, of any clips; null: 1 on a CPU, 4 on a GPU."
     )
-    batch_frames: int = Field(default=32, ge=1, description="Frames of one size that go through the detector at once.")
+    batch_frames: int = Field(default=32, ge=1, description="Frames of one size that the detector gets at once.")
     batch_pixels: int | None = Field(
         default=None,
         ge=1,
@@ -192,6 +190,10 @@ class StoreConfig(_Section):
         pattern="^float(16|32)$",
         description="Embeddings on disk; float16 halves them (relative error 5e-4).",
     )
+    switch_early: bool = Field(
+        default=False,
+        description="New versions come into force though clips outside of the corpus lack them.",
+    )
 
 
 class LeaseConfig(_Section):
@@ -214,11 +216,12 @@ class TracksConfig(_Section):
 
     min_iou: float = Field(default=0.3, ge=0, le=1, description="Least overlap for a link by position alone.")
     min_cosine: float = Field(default=0.5, ge=-1, le=1, description="Least cosine for a link across a cut or a jump.")
-    switch_cosine: float = Field(
-        default=0.1,
+    switch_cosine: float | None = Field(
+        default=None,
         ge=-1,
         le=1,
-        description="Below this cosine to the track, a good face is somebody else wherever it is.",
+        description="Below this cosine to the track, a good face is somebody else wherever it is; null: from the "
+        "embedding model's entry.",
     )
     max_gap: int = Field(default=15, ge=0, description="A track may miss its face for this many sampled frames.")
 
@@ -288,9 +291,7 @@ class StorageConfig(_Section):
 class RayConfig(_Section):
     """The cluster. Under `ray job submit` all of this is decided already."""
 
-    address: str | None = Field(
-        default=None, description="Address of a running cluster; null: RAY_ADDRESS, else start one."
-    )
+    address: str | None = Field(default=None, description="A running cluster; null: RAY_ADDRESS, else start one.")
     num_cpus: int | None = Field(default=None, ge=1, description="CPUs of a cluster that is started here.")
     num_gpus: int | None = Field(default=None, ge=0, description="GPUs of a cluster that is started here.")
     object_store_mb: int | None = Field(

@@ -131,7 +131,7 @@ def decode_clip(
 
 def _of_reading(problem: Exception, uri: str, decoded: int) -> ClipError:
     if files.is_storage_error(problem):
-        return ClipError(f"reading failed after {decoded} frames: {problem}", files.reading_failed(uri))
+        return ClipError(f"reading failed after {decoded} frames: {problem}", files.reading_failed(uri, problem))
     return ClipError(f"unexpected {type(problem).__name__}: {problem}", UNEXPECTED)
 
 

@@ -113,7 +113,7 @@ def _parquet_rows(uri: str, file: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         _check_columns(uri, "schema", table.schema_arrow.names)
         columns = [name for name in COLUMNS if name in table.schema_arrow.names]
         number = 0
-        for batch in table.iter_batches(columns=columns):
+        for batch in table.iter_batches(columns=columns, use_threads=False):  # as in store._open_parquet
             for row in batch.to_pylist():
                 number += 1
                 yield f"{uri}, row {number}", row
