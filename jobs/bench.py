@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from jobs import bench_hog, bench_identities, bench_img2pose, bench_peer, bench_speed, standins
+from jobs import bench_hog, bench_identities, bench_img2pose, bench_peer, bench_speed, bench_upgrade, standins
 
 app = typer.Typer(help="Measure Faceatlas on this machine.", no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (
@@ -16,6 +16,7 @@ for command in (
     bench_speed.models,
     bench_speed.loop,
     bench_speed.pipeline,
+    bench_upgrade.upgrade,
     bench_peer.peer,
     bench_peer.scaling,
     standins.standins,

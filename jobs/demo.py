@@ -19,7 +19,7 @@ from pipeline.annotate import Report
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 
-_WIDTH, _HEIGHT, _FPS, _FRAMES = 640, 360, 24, 48
+_WIDTH, _HEIGHT, _FPS, _FRAMES = 640, 360, 24, 36
 
 Picture = Callable[[float], np.ndarray]  # progress of the clip 0..1 -> uint8 RGB frame
 

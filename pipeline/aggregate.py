@@ -1,5 +1,7 @@
 """The last aggregation: tracks of every shard (Ray tasks), then identities over the whole corpus.
 
+A shard whose faces are those of the snapshot before keeps its tracks: they are read, not linked again.
+
 `tracks`, `identities`, `ambiguous_pairs` and `lineage` are snapshots: each aggregation writes a version of its own, and
 `current.json` switches to all at once, so that no reader ever sees tracks of one clustering
 beside identities of another.
@@ -20,11 +22,15 @@ from pipeline.decisions import digest_decisions, read_decisions
 from pipeline.identities import Before, cluster_tracks
 from pipeline.lineage import write_lineage
 from pipeline.tracks import link_shard
-from pipeline.versions import digest
+from pipeline.versions import AGGREGATE_ALGORITHM, digest
 
 #: what one aggregation writes, all of one version
 TABLES = ("tracks", "identities", "ambiguous_pairs", "lineage")
+_HERE_CLIPS = 16  # so few are linked by the driver itself: a task would first wait seconds for its process to load
 _HISTORY_KEY = b"faceatlas.clustering"
+#: columns of `clips` beside the id that say when a clip's tracks must be made again
+_CLIP = ["fingerprint", "faces"]
+_ORIGIN = "origin"
 _SLIM = [name for name in schema.TRACKS.names if name not in ("frames", "members")]
 
 
@@ -65,14 +71,22 @@ def _make_snapshot(job: Job, output: store.Output, same_person_cosine: float | N
     from pipeline.neighbour_tasks import search_by_tasks
 
     versions, config = job.versions, job.config.identities
-    clips = store.read_version(output, "clips", versions["clips"], ["clip_id", "shard", "status"])
+    clips = store.read_version(output, "clips", versions["clips"], ["clip_id", "shard", "status", *_CLIP])
     done = clips.filter(pc.equal(clips["status"], "done"))
     shards = sorted(done["shard"].unique().to_pylist())
-    # the lists of faces stay with the tasks: the driver sees what is needed to cluster, 2 kB per track
-    link: Any = ray.remote(num_cpus=1, num_returns=2)(_link_in_two)
-    parts = [link.remote(job, shard, _ids(done, shard)) for shard in shards]
+    here = done.num_rows <= _HERE_CLIPS
+    link: Any = _link_in_two
+    write: Any = _write_shard
+    fetch: Any = list
+    if not here:
+        # the lists of faces stay with the tasks: the driver sees what is needed to cluster, 2 kB per track
+        link = ray.remote(num_cpus=1, num_returns=2)(_link_in_two).remote
+        write = ray.remote(num_cpus=1)(_write_shard).remote
+        fetch = ray.get
+    in_force = store.read_current(output).get("tracks", "none")
+    parts = [link(job, shard, _of_shard(done, shard), in_force) for shard in shards]
     slim = schema.TRACKS.empty_table().select(_SLIM)
-    tracks = pa.concat_tables([slim, *ray.get([part for part, _ in parts])])
+    tracks = pa.concat_tables([slim, *fetch([part for part, _ in parts])])
     identity_of_track = tracks["identity_id"].combine_chunks()
     tables = {name: schema.table_schema(name).empty_table() for name in TABLES[1:]}
     history: dict[str, str | int] = {}
@@ -106,11 +120,10 @@ def _make_snapshot(job: Job, output: store.Output, same_person_cosine: float | N
             "ambiguous_pairs": who.ambiguous_pairs,
             "lineage": pa.concat_tables([old_lineage, new]),
         }
-    write = ray.remote(num_cpus=1)(_write_shard)
     rows_of_shard = {shard: pc.equal(tracks["shard"], shard) for shard in shards}
-    ray.get(
+    fetch(
         [
-            write.remote(job, shard, whole, identity_of_track.filter(rows_of_shard[shard].combine_chunks()))
+            write(job, shard, whole, identity_of_track.filter(rows_of_shard[shard].combine_chunks()))
             for shard, (_, whole) in zip(shards, parts, strict=True)
         ]
     )
@@ -126,14 +139,31 @@ def _path(name: str, version: str) -> str:
     return f"{store.partition(name, version)}/{name}.parquet"
 
 
-def _ids(done: pa.Table, shard: str) -> pa.Array:
-    return done.filter(pc.equal(done["shard"], shard))["clip_id"].combine_chunks()
+def _of_shard(done: pa.Table, shard: str) -> pa.Table:
+    return done.filter(pc.equal(done["shard"], shard)).select(["clip_id", *_CLIP]).sort_by("clip_id")
 
 
-def _link_in_two(job: Job, shard: str, clip_ids: pa.Array) -> tuple[pa.Table, pa.Table]:
-    """`link_one_shard` without the lists of faces, and with them; a Ray task."""
-    whole = link_one_shard(job, shard, clip_ids)
-    return whole.select(_SLIM), whole
+def _link_in_two(job: Job, shard: str, clips: pa.Table, in_force: str) -> tuple[pa.Table, tuple[pa.Table, str]]:
+    """Tracks of a shard without the lists of faces, and with them and what they were made of; a Ray task.
+
+    The tracks of the snapshot in force (its version) are taken again if they were made of the same faces.
+    """
+    origin = _origin(job, shard, clips)
+    whole, written = store.read_shard(job.open(), "tracks", in_force, shard)
+    if written.get(_ORIGIN) == origin:
+        whole = _with_identities(whole, pa.nulls(whole.num_rows, pa.string()))
+    else:
+        whole = link_one_shard(job, shard, clips["clip_id"].combine_chunks())
+    return whole.select(_SLIM), (whole, origin)
+
+
+def _origin(job: Job, shard: str, clips: pa.Table) -> str:
+    """Digest of what the tracks of a shard follow from: its clips, the files of their faces, and the settings."""
+    output, slots = job.open(), [slot for slot in ("face", "embeddings") if slot in job.versions]
+    folders = [store.partition(schema.TABLE_OF_SLOT[slot], job.versions[slot], shard) for slot in slots]
+    # a file whose faces are detected again, or in part forgotten, keeps its name but hardly its size
+    files = [(path, output.fs.size(output.path(path))) for name in folders for path in store.list_files(output, name)]
+    return digest("tracks", AGGREGATE_ALGORITHM, job.config.tracks.model_dump(mode="json"), files, clips.to_pylist())
 
 
 def link_one_shard(job: Job, shard: str, clip_ids: pa.Array) -> pa.Table:
@@ -148,11 +178,16 @@ def link_one_shard(job: Job, shard: str, clip_ids: pa.Array) -> pa.Table:
     return link_shard(faces, embeddings, shard, job.config.tracks)
 
 
-def _write_shard(job: Job, shard: str, tracks: pa.Table, identity_of_track: pa.Array) -> None:
-    """Write the tracks of a shard with their identities; a Ray task."""
+def _with_identities(tracks: pa.Table, identity_of_track: pa.Array) -> pa.Table:
     column = tracks.column_names.index("identity_id")
-    rows = tracks.set_column(column, schema.TRACKS.field("identity_id"), identity_of_track)
-    store.write_shard(job.open(), "tracks", job.versions["tracks"], shard, rows)
+    return tracks.set_column(column, schema.TRACKS.field("identity_id"), identity_of_track)
+
+
+def _write_shard(job: Job, shard: str, part: tuple[pa.Table, str], identity_of_track: pa.Array) -> None:
+    """Write the tracks of a shard with their identities; a Ray task."""
+    tracks, origin = part
+    rows = _with_identities(tracks, identity_of_track)
+    store.write_shard(job.open(), "tracks", job.versions["tracks"], shard, rows, {_ORIGIN: origin})
 
 
 def _read_before(output: store.Output, version: str) -> tuple[dict[str, str], pa.Table, bool, dict]:

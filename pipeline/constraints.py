@@ -81,14 +81,21 @@ def settle_conflicts(
     bad_C2 = np.unique(np.sort(cannot_C2[inside_C], axis=1), axis=0)
     if len(bad_C2) == 0:
         return settled_N
-    order_N = np.argsort(cluster_N, kind="stable")
-    for name in np.unique(cluster_N[bad_C2[:, 0]]).tolist():
-        begin, end = np.searchsorted(cluster_N[order_N], [name, name + 1])
+    order_N, order_C = np.argsort(cluster_N, kind="stable"), np.argsort(cluster_N[bad_C2[:, 0]], kind="stable")
+    bad_C2 = bad_C2[order_C]
+    names, first_K = np.unique(cluster_N[bad_C2[:, 0]], return_index=True)
+    sides = zip(
+        np.searchsorted(cluster_N, names, sorter=order_N),
+        np.searchsorted(cluster_N, names, side="right", sorter=order_N),
+        np.split(bad_C2, first_K[1:]),
+        strict=True,
+    )
+    for begin, end, bad_B2 in sides:
         rows_M = order_N[begin:end]
         vector_MD = grid_ND[rows_M].astype(np.float64) * GRID * weight_N[rows_M, None]
         likeness_M = vector_MD @ vector_MD.sum(axis=0) - (vector_MD**2).sum(axis=1)
         likeness = dict(zip(rows_M.tolist(), (likeness_M / weight_N[rows_M]).tolist(), strict=True))
-        left = [(a, b) for a, b in bad_C2[cluster_N[bad_C2[:, 0]] == name].tolist()]
+        left = [(a, b) for a, b in bad_B2.tolist()]
         while left:
             conflicts: dict[int, int] = {}
             for pair in left:

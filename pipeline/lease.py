@@ -3,7 +3,8 @@
     OUT/lease/<epoch>.json      the highest epoch is in force: its holder, since when, its latest heartbeat
 
 Whoever wants the output creates the next epoch, by a conditional put (on a file system: a link), which exactly one of
-any number of takers wins. An epoch's object is written by its holder alone, so a holder that was taken for dead and
+any number of takers wins; a taker whose put succeeded while the reply was lost knows its claim by the token in it. An
+epoch's object is written by its holder alone, so a holder that was taken for dead and
 wakes up overwrites nobody's claim: it finds a higher epoch and stops. Epochs are never used twice; released ones stay
 until the next holder removes them.
 
@@ -211,7 +212,7 @@ def create(output: Output, path: str, data: bytes) -> bool:
     Args:
         output: where.
         path: relative to the output.
-        data: the file's bytes; nobody sees a part of them.
+        data: the file's bytes, which no other caller has; nobody sees a part of them.
 
     Returns:
         False: somebody was first.
@@ -233,15 +234,23 @@ def create(output: Output, path: str, data: bytes) -> bool:
         finally:
             aside.unlink()
     except FileExistsError:
-        return False
+        return _holds(output, full, data)
     except (TypeError, NotImplementedError) as error:
         raise LeaseError(f"the storage of {output.root} offers no conditional write, so no lease: {error}") from error
     except OSError as error:
         text = f"{error} {error.__cause__}"
         if any(word in text for word in ("412", "PreconditionFailed", "ConditionalRequestConflict", "pre-condition")):
-            return False
+            return _holds(output, full, data)
         raise
     return True
+
+
+def _holds(output: Output, full: str, data: bytes) -> bool:
+    """Whether a file that is there already is what we wrote: the reply was lost, and the client's retry was refused."""
+    try:
+        return bool(output.fs.cat_file(full) == data)
+    except FileNotFoundError:
+        return False
 
 
 # -- lease objects ----------------------------------------------------------------------------------------------------

@@ -275,13 +275,16 @@ def _read_columns(output: Output, path: str, columns: pa.Schema) -> pa.Table:
 def write_shard(
     output: Output, table_name: str, version: str, shard: str, rows: pa.Table, versions: Mapping[str, str] | None = None
 ) -> None:
-    """Replace the one file that a shard has in `clips` or `quarantine`; `versions` are those it is complete for."""
+    """Replace the one file that a shard has in a table that does not grow by chunks.
+
+    `versions` says what the rows follow from; of `clips`, slot -> version for which they are complete.
+    """
     metadata = {VERSIONS_KEY: json.dumps(dict(versions or {})).encode()}
     write_parquet(output, f"{partition(table_name, version, shard)}/{table_name}.parquet", rows, metadata)
 
 
 def read_shard(output: Output, table_name: str, version: str, shard: str) -> tuple[pa.Table, dict[str, str]]:
-    """Rows of a shard's one file (none if absent) and the versions (slot -> version) that it is complete for."""
+    """Rows of a shard's one file (none if absent) and the `versions` that it was written with."""
     empty = schema.table_schema(table_name).empty_table()
     path = f"{partition(table_name, version, shard)}/{table_name}.parquet"
     try:

@@ -4,11 +4,14 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+import ray
 
 from pipeline import aggregate, store
 from pipeline.config import load_config
@@ -84,6 +87,26 @@ def test_ids_last_and_a_user_is_obeyed(local_ray, tmp_path):
 
     add_decision(output, Decision(kind="split", tracks=(track_of[clips[1]],), others=(track_of[clips[0]],)))
     assert snapshot(output)[clips[1]] != third[clips[0]]
+
+
+def test_tracks_are_not_linked_again_unless_the_faces_of_their_shard_change(local_ray, tmp_path):
+    output = write_corpus(tmp_path / "out", "aab")
+    first = snapshot(output)
+    vectors = [Path(output.path(path)) for path in store.list_files(output, "embeddings")]
+    for path in vectors:
+        path.write_bytes(bytes(path.stat().st_size))  # nobody can read them any more
+    write_corpus(tmp_path / "out", "b", first=3)
+    second = snapshot(output)
+    assert [second[clip] for clip in first] == list(first.values())
+    assert second[f"{3:016x}"] == first[f"{2:016x}"]
+    tables = [
+        store.read_version(output, "tracks", v).sort_by("track_id") for v in store.table_versions(output, "tracks")
+    ]
+    kept, grown = sorted(tables, key=len)
+    assert grown.filter(pc.is_in(grown["clip_id"], pa.array(list(first)))).equals(kept)
+    vectors[0].write_bytes(vectors[0].read_bytes() + b"0")  # now its shard has to be read
+    with pytest.raises(ray.exceptions.RayTaskError, match="Parquet"):
+        snapshot(output, "identities.min_quality=0.1")
 
 
 @pytest.fixture(scope="module")
