@@ -1,10 +1,8 @@
-"""The sample behind a forecast: headers of some clips, and a timed decode and annotate of some of their chunks."""
+"""The rates behind a forecast: a timed decode and annotate of some chunks on this machine."""
 
 import io
-import random
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -17,40 +15,7 @@ from pipeline import schema
 from pipeline.chunks import slot_rows
 from pipeline.config import Config
 from pipeline.decode import chunks_to_table, decode_clip
-from pipeline.errors import ClipError
-from pipeline.forecast import Measured, Probed
-from pipeline.probe import probe_clip
-
-PROBED_CLIPS = 64
-_READERS = 8  # opening a file on remote storage is waiting
-
-
-def probe(work: pa.Table, config: Config, seed: int = 0) -> tuple[Probed, list[dict[str, Any]]]:
-    """Read the headers of some clips with work; returns what they say, and the readable ones."""
-    clips = list({row["clip_id"]: row for row in work.select(schema.CLIP.names).to_pylist()}.values())
-    chosen = random.Random(seed).sample(clips, min(PROBED_CLIPS, len(clips)))
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = list(pool.map(lambda clip: _header(clip, config), chosen))
-    said = [header for header in found if header is not None]
-    count = max(len(chosen), 1)
-    pixels = [header["width"] * header["height"] for header in said]
-    probed = Probed(
-        clips=len(clips),
-        probed=len(chosen),
-        unreadable=len(chosen) - len(said),
-        frames=sum(header["frames"] for header in said) / count,
-        seconds=sum(header["seconds"] for header in said) / count,
-        megapixels=sum(h["frames"] * p for h, p in zip(said, pixels, strict=True)) / 1e6 / count,
-        frame_mb=1.5 * max(pixels, default=0) / 1e6,
-    )
-    return probed, [clip for clip, header in zip(chosen, found, strict=True) if header is not None]
-
-
-def _header(clip: Mapping[str, Any], config: Config) -> dict[str, float] | None:
-    try:
-        return probe_clip(clip, config.decode, config.storage.options)
-    except ClipError:
-        return None
+from pipeline.forecast import Measured
 
 
 def measure(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, budget_s: float) -> Measured | None:

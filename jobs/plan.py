@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +28,7 @@ from pipeline import schema
 from pipeline.config import Config
 from pipeline.forecast import Cluster, forecast
 from pipeline.plan import Plan
+from pipeline.probe import probe_work
 from pipeline.run_record import save_forecast
 from pipeline.sources import read_corpus
 from pipeline.status import faces_per_frame
@@ -149,25 +151,25 @@ def make_forecast(
         config: settings.
         seconds: to measure for; None: only headers are read.
     """
-    from jobs.measure import measure, probe  # torch takes seconds to load
-
     if not difference.work.num_rows:
         return None
-    probed, readable = probe(difference.work, config)
+    probed, readable = probe_work(difference.work, config)
     asked = Counter(slot for slots in difference.work["slots"].to_pylist() for slot in slots)
     share = {slot: count / probed.clips for slot, count in asked.items()}
-    rates = measure(readable, bundle, config, seconds) if seconds is not None else None
+    rates = None
+    if seconds is not None:
+        from jobs.measure import measure  # with torch, which takes seconds to load
+
+        rates = measure(readable, bundle, config, seconds)
     density = faces_per_frame(out, config.storage.options)
     return forecast(probed, share, config, _cluster(config), rates, density)
 
 
 def _cluster(config: Config) -> Cluster:
     """The cluster of the configuration, else this machine."""
-    import torch
-
-    gpus = config.plan.gpus
+    gpus = config.plan.gpus if config.plan.gpus is not None else config.ray.num_gpus
     if gpus is None:
-        gpus = config.ray.num_gpus if config.ray.num_gpus is not None else torch.cuda.device_count()
+        gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))  # torch would count them, after seconds of loading
     return Cluster(config.plan.cpus or config.ray.num_cpus or os.cpu_count() or 1, gpus)
 
 

@@ -1,14 +1,22 @@
-"""What the header of a clip says, for forecasts: nothing is decoded."""
+"""What the headers of some clips say, for forecasts: nothing is decoded."""
 
+import random
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
 import av
+import pyarrow as pa
 
-from pipeline.config import DecodeConfig
+from pipeline import schema
+from pipeline.config import Config, DecodeConfig
 from pipeline.decode import RAW_FPS, open_video
 from pipeline.errors import ClipError
+from pipeline.forecast import Probed
+
+PROBED_CLIPS = 64
+_READERS = 8  # opening a file on remote storage is waiting
 
 
 def probe_clip(
@@ -42,3 +50,31 @@ def probe_clip(
         whole = clip.get("start_s") is None and clip.get("end_s") is None
         frames = stream.frames if whole and stream.frames else seconds * rate
         return {"frames": float(frames), "seconds": seconds, "width": codec.width, "height": codec.height}
+
+
+def probe_work(work: pa.Table, config: Config, seed: int = 0) -> tuple[Probed, list[dict[str, Any]]]:
+    """Read the headers of some clips with work; returns what they say, and the readable ones."""
+    clips = list({row["clip_id"]: row for row in work.select(schema.CLIP.names).to_pylist()}.values())
+    chosen = random.Random(seed).sample(clips, min(PROBED_CLIPS, len(clips)))
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = list(pool.map(lambda clip: _header(clip, config), chosen))
+    said = [header for header in found if header is not None]
+    count = max(len(chosen), 1)
+    pixels = [header["width"] * header["height"] for header in said]
+    probed = Probed(
+        clips=len(clips),
+        probed=len(chosen),
+        unreadable=len(chosen) - len(said),
+        frames=sum(header["frames"] for header in said) / count,
+        seconds=sum(header["seconds"] for header in said) / count,
+        megapixels=sum(h["frames"] * p for h, p in zip(said, pixels, strict=True)) / 1e6 / count,
+        frame_mb=1.5 * max(pixels, default=0) / 1e6,
+    )
+    return probed, [clip for clip, header in zip(chosen, found, strict=True) if header is not None]
+
+
+def _header(clip: Mapping[str, Any], config: Config) -> dict[str, float] | None:
+    try:
+        return probe_clip(clip, config.decode, config.storage.options)
+    except ClipError:
+        return None
