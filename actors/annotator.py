@@ -17,6 +17,7 @@ from torch import Tensor
 from actors.batch import Clipping, FaceBatch, Faces, Piece, face_batches, make_pieces, match_poses
 from actors.bundles import Model, build_model
 from actors.placing import place_network
+from actors.timing import Stopwatch
 
 FACE_WIDTH = 15  # x1 y1 x2 y2, score, five points
 
@@ -74,6 +75,7 @@ class Annotator:
         self.batch_faces = batch_faces or BATCH_FACES[self.device.type]
         self.batch_frames, self.keep_frames = batch_frames, keep_frames
         self.models = list(models)
+        self.stopwatch = Stopwatch(self.device)
         self.nets: dict[str, Any] = {
             model.slot: place_network(
                 build_model(model, cache, storage_options), self.device, _dtype(model, self.device, precision), fold
@@ -91,6 +93,7 @@ class Annotator:
             The same rows in the same order, with `face_index` and the columns of the hosted slots filled where the row
             asks for them in `slots`, and `planes` null unless frames are kept.
         """
+        self.stopwatch.reset()
         columns = {name: chunks[name] for name in chunks.column_names}
         results: list[dict[str, np.ndarray]] = [{} for _ in range(chunks.num_rows)]
         for rows in _alike(chunks, [model.slot for model in self.models]):
@@ -139,6 +142,7 @@ class Annotator:
         stored = _Stored(clippings, chunks, self.device) if "face" in brought else None
         again = stored is not None and any(model.input == "detector" for model in models)
         for batch in face_batches(self._find(pieces, stored, again, found), self.batch_faces):
+            self.stopwatch.batch(len(batch), self.batch_faces)
             for model in models:
                 if model.slot != "face":
                     outputs[model.slot].append(self._run(model, batch))
@@ -168,13 +172,16 @@ class Annotator:
         return needed
 
     def _detect(self, piece: Piece) -> Faces:
-        found = self.nets["face"].detect(piece.frames_BCHW)
+        with self.stopwatch.time("face"):
+            found = self.nets["face"].detect(piece.frames_BCHW)
         return Faces(
             found.frame_N, found.boxes_N4.float(), found.scores_N.float(), found.points_N52, poses_N6=found.poses_N6
         )
 
     def _run(self, model: Model, batch: FaceBatch) -> Tensor:
-        output = self.nets[model.slot](batch.input(model.input, model.align_on)).float()
+        self.stopwatch.count(model.slot, len(batch))
+        with self.stopwatch.time(model.slot):
+            output = self.nets[model.slot](batch.input(model.input, model.align_on)).float()
         return batch.set_landmarks(output).flatten(1) if model.slot == "landmarks" else output
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from actors import crops
 from actors.colour import unpack_planes, yuv420_to_rgb
@@ -101,6 +100,8 @@ def match_poses(faces: Faces, found: Faces) -> Tensor:
     poses_N6 = faces.boxes_N4.new_full((len(faces), 6), float("nan"))
     if found.poses_N6 is None or not len(faces) or not len(found):
         return poses_N6
+    from torchvision.ops import box_iou  # half of the time to import this module, and of use to one model alone
+
     overlap_NM = box_iou(faces.boxes_N4, found.boxes_N4) * (faces.row_N[:, None] == found.row_N)
     best_N, place_N = overlap_NM.max(1)
     return torch.where((best_N >= _SAME_FACE)[:, None], found.poses_N6[place_N], poses_N6)

@@ -10,6 +10,7 @@ A bundle is a name of actors/catalog.py or a YAML file:
         weights: s3://bucket/embedder.safetensors      # a path relative to this file, or any fsspec URI
         input: aligned112                              # frames | crops112 | crops224 | aligned112 | landmarks
         same_person_cosine: 0.33                       # embeddings only
+        switch_cosine: 0.1                             # embeddings only, optional
         parameters: {width: 512}
       emotions: none
 
@@ -48,6 +49,7 @@ class Entry(BaseModel):
     parameters: dict[str, Any] = {}
     input: Literal["frames", "crops112", "crops224", "wide224", "aligned112", "landmarks", "hog112"] | None = None
     same_person_cosine: float | None = None
+    switch_cosine: float | None = None
     align_on: Literal["detector", "landmarks"] | None = None
     licence: str | None = None
 
@@ -79,7 +81,7 @@ class Model:
         align_on: for aligned112: `detector` or `landmarks`.
         points: a face model that gives five points.
         poses: a face model that gives head poses.
-        same_person_cosine: for embeddings.
+        same_person_cosine, switch_cosine: for embeddings.
         licence: of the weights.
         research_only: the licence forbids commercial use.
         precision: kind of device -> dtype of the network; float32 where not named.
@@ -99,6 +101,7 @@ class Model:
     points: bool
     poses: bool
     same_person_cosine: float | None
+    switch_cosine: float | None
     licence: str
     research_only: bool
     precision: Mapping[str, str]
@@ -265,6 +268,7 @@ def _resolve(
         points=card.points or bool(entry.factory and slot == "face"),
         poses=card.poses,
         same_person_cosine=cosine,
+        switch_cosine=entry.switch_cosine if entry.switch_cosine is not None else card.switch_cosine,
         licence=entry.licence or card.licence,
         research_only=card.research_only,
         precision=card.precision,

@@ -51,6 +51,8 @@ class ModelCard:
         points: a face model that also gives five points per face.
         poses: a face model that also gives a head pose per face.
         same_person_cosine: for embeddings, the cosine at which two tracks are one person.
+        switch_cosine: for embeddings, the cosine to its track below which a good face is somebody else; None: the
+            tracker's own.
         precision: kind of device -> dtype of the network that keeps its outputs within the tolerances of
             docs/parity.md; float32 where not named.
     """
@@ -64,6 +66,7 @@ class ModelCard:
     points: bool = False
     poses: bool = False
     same_person_cosine: float | None = None
+    switch_cosine: float | None = None
     precision: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -219,6 +222,8 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             files={"weights": PackageFile("tiny/identity.safetensors")},
             licence=_OURS,
             same_person_cosine=0.30,
+            # strangers' cosines reach far above the 0.1 that holds for larger networks
+            switch_cosine=0.30,
         ),
     },
     "gaze": {

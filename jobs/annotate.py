@@ -45,6 +45,7 @@ def wanted_of(bundle: Bundle) -> Annotation:
         versions=bundle.versions,
         needs={model.slot: model.needs for model in bundle.models},
         same_person_cosine=embeddings.same_person_cosine if embeddings else None,
+        switch_cosine=embeddings.switch_cosine if embeddings else None,
         models={
             model.slot: {
                 "model": model.name,
@@ -136,6 +137,13 @@ def say_report(report: Report, out: str) -> None:
             markup=False,
         )
         return
+    if report.held_back:
+        console.print(
+            f"NOT IN FORCE YET: {report.held_back} clips of {out} outside this corpus lack the new versions; "
+            "until they have them readers see the old ones, and tracks and identities are not made anew. Annotate "
+            "them too, forget them, or run again with --set store.switch_early=true",
+            markup=False,
+        )
     if report.in_order:
         console.print(f"tables are in {out}")
         return

@@ -15,6 +15,7 @@ from jobs import (
     bench_peer,
     bench_real,
     bench_speed,
+    bench_upgrade,
     standins,
 )
 
@@ -25,6 +26,7 @@ for command in (
     bench_speed.models,
     bench_speed.loop,
     bench_speed.pipeline,
+    bench_upgrade.upgrade,
     bench_peer.peer,
     bench_peer.scaling,
     standins.standins,

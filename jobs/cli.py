@@ -14,7 +14,9 @@ from jobs.export import export
 from jobs.forget import forget
 from jobs.options import BundleOption, ConfigOption, OutArgument, SetOption, exit_on_error
 from jobs.plan import plan
-from pipeline.config import describe
+from jobs.render import render
+from jobs.report import report
+from pipeline.config_text import describe, to_markdown
 from pipeline.status import read_status
 
 app = typer.Typer(
@@ -25,6 +27,8 @@ app = typer.Typer(
 )
 app.command()(annotate)
 app.command()(export)
+app.command()(report)
+app.command()(render)
 app.add_typer(models_job.app, name="models")
 app.command()(plan)
 app.command()(forget)
@@ -54,11 +58,18 @@ def status(
 
 
 @app.command()
-def config(file: ConfigOption = None, assignments: SetOption = None) -> None:
+def config(
+    file: ConfigOption = None,
+    assignments: SetOption = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The page docs/configuration.md.")] = False,
+) -> None:
     """Print every setting with its value and what it means.
 
     Example: faceatlas config --set decode.every=5
     """
+    if markdown:
+        print(to_markdown(), end="")
+        return
     with exit_on_error():
         print(describe(settings(file, assignments, None)))
 

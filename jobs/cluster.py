@@ -5,6 +5,7 @@ Ray and torch take seconds to load, so only what needs them imports them: a run 
 
 import logging
 import os
+import secrets
 from collections.abc import Sequence
 
 from actors.bundles import Bundle
@@ -36,11 +37,13 @@ def start_ray(config: Config) -> None:
     if address is None:
         # idle OpenMP threads must not spin: decoders and actors share the cores (annotating was up to 10 times slower)
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        # a cluster of our own is reached from this machine alone and needs no token left in the user's home
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # Ray's servers listen on all interfaces: without a token whoever reaches this machine could run code on it.
+        # Given by the environment, it leaves no file in the user's home and ends with this process
+        if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         # decoding and an actor want one CPU each, so a single core is counted twice
         cpus = config.ray.num_cpus or max(2, os.cpu_count() or 1)
-        options |= {"num_cpus": cpus, "include_dashboard": False}
+        options |= {"num_cpus": cpus, "include_dashboard": False, "resources": _enough(config, cpus)}
         if config.ray.num_gpus is not None:
             options["num_gpus"] = config.ray.num_gpus
         # a process's resident memory counts the pages of the store that it has touched, in time all of them
@@ -52,6 +55,17 @@ def start_ray(config: Config) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
+def _enough(config: Config, cpus: int) -> dict[str, float]:
+    """Custom resources of a cluster that is started here, which is decoding and annotating nodes in one."""
+    tasks = [config.decode.resources] * cpus
+    actors = [pool.resources for pool in config.actors.resolved_pools() for _ in range(pool.max_size or pool.size or 1)]
+    enough: dict[str, float] = {}
+    for resources in (*tasks, *actors):
+        for name, amount in resources.items():
+            enough[name] = enough.get(name, 0.0) + amount
+    return enough
+
+
 def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
     """The actor pools that host a bundle on the running cluster.
 
@@ -60,10 +74,14 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
     """
     import ray
 
-    from actors.annotator import Annotator
-
+    resources = ray.cluster_resources()
+    if lacking := {name for name, amount in config.decode.resources.items() if resources.get(name, 0.0) < amount}:
+        raise ConfigError(
+            f"no node of the cluster has the resource {', '.join(sorted(lacking))} that decode.resources asks for; the "
+            "run would wait for ever. Start nodes with --resources, or leave the setting out."
+        )
     alive = [node for node in ray.nodes() if node["Alive"]]
-    pools = fit_pools(config.actors.resolved_pools(), ray.cluster_resources(), len(alive))
+    pools = fit_pools(config.actors.resolved_pools(), resources, len(alive))
     assigned = assign_slots([pool.slots for pool in pools], bundle)
     stages = []
     for i, (pool, slots) in enumerate(zip(pools, assigned, strict=True)):
@@ -79,7 +97,7 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
             "precision": config.actors.precision,
             "storage_options": config.storage.options,
         }
-        stages.append(Stage(Annotator, arguments, pool, slots))
+        stages.append(Stage("actors.annotator:Annotator", arguments, pool, slots))
     return stages
 
 

@@ -14,17 +14,18 @@ import av
 import numpy as np
 
 import pipeline
+from jobs.report import write_report
 from pipeline.annotate import Report
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 
-_WIDTH, _HEIGHT, _FPS, _FRAMES = 640, 360, 24, 48
+_WIDTH, _HEIGHT, _FPS, _FRAMES = 640, 360, 24, 36
 
 Picture = Callable[[float], np.ndarray]  # progress of the clip 0..1 -> uint8 RGB frame
 
 
 def demo(folder: str, bundle: str, config: Config) -> bool:
-    """Make the corpus in `folder`/corpus, annotate it into `folder`/tables, print three lines to query it.
+    """Make the corpus in `folder`/corpus, annotate it into `folder`/tables, write `folder`/report.html.
 
     Returns:
         Whether the totals add up.
@@ -40,6 +41,9 @@ def demo(folder: str, bundle: str, config: Config) -> bool:
     console.print(f"made a corpus of two tar shards in {corpus}")
     report = run(str(corpus), out, bundle, config)
     say_what_was_found(out, report)
+    page = str(Path(folder) / "report.html")
+    write_report(out, page, options=config.storage.options)
+    console.print(f"report: {page}; open it in a browser", markup=False)
     return report.in_order
 
 

@@ -13,7 +13,6 @@ import typer
 
 from jobs.options import ConfigOption, OutArgument, SetOption, exit_on_error
 from pipeline import store
-from pipeline.calibrate import calibrate_output
 from pipeline.config import load_config
 from pipeline.decisions import ANCHORS, Decision, add_decision
 from pipeline.errors import ConfigError
@@ -115,6 +114,8 @@ def calibrate(out: OutArgument, false_accepts: FalseAccepts = 1e-4,
 
     Example: faceatlas identities calibrate out/
     """
+    from pipeline.calibrate import calibrate_output  # with scipy.stats, which takes a second to load
+
     with exit_on_error():
         found = calibrate_output(out, false_accepts, load_config(config, assignments or []).storage.options)
     if as_json:

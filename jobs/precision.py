@@ -28,7 +28,11 @@ from torchvision.ops import box_iou
 from actors.catalog import MODELS, HubFile
 from actors.crops import EXPAND_112, EXPAND_224, crop_boxes, crop_faces, landmarks_to_frame
 from actors.folding import fold_batch_norms
+from actors.geometry import boxes_around, euler_angles, project, rotation_matrix, to_frame
 from actors.models import Detections
+from actors.models.img2pose import Img2Pose, normalise, read_config, resized_size
+from actors.models.region_proposals import pool_regions
+from actors.models.retinaface import anchors, decode_boxes, decode_points
 from jobs.standins import NETS
 
 _LONGEST_SIDE = 1024
@@ -36,6 +40,7 @@ _FRAMES_PER_VIDEO = 8
 _HALVES = (torch.bfloat16, torch.float16)
 _FEWER = {"resmasknet": 32}  # 137 million weights
 _BATCH = 8
+_FRAMES_OF_LARGE_DETECTORS = 16
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,11 @@ MEASURES = {
         Measure("box (px)", 1.0, _difference(1, slice(0, 4))),
         Measure("score", 0.02, _difference(1, slice(4, 5))),
         Measure("points (px)", 1.0, _difference(1, slice(5, None))),
+    ),
+    "img2pose": (
+        Measure("box (px)", 1.0, _difference(1, slice(0, 4))),
+        Measure("score", 0.02, _difference(1, slice(4, 5))),
+        Measure("angles (degree)", 0.5, _difference(_DEGREE, slice(5, 8))),
     ),
     "landmarks": (Measure("landmarks (px of 112)", 0.5, _difference(112)),),
     "pose": (Measure("angles (degree)", 0.5, _difference(_DEGREE, slice(0, 3))),),
@@ -156,6 +166,66 @@ def _detect(frames: list[Tensor], expected: list[Detections]) -> Callable[[nn.Mo
     return run
 
 
+def _at_faces(frames: list[Tensor], expected: list[Detections]) -> Callable[[nn.Module], Tensor]:
+    """Runs a RetinaFace as far as its raw outputs; a row per face, of the anchor that overlaps it most.
+
+    For random weights, which find no faces: box, score and points are judged where faces are.
+    """
+
+    def run(net: Any) -> Tensor:
+        rows = []
+        for frame, faces in zip(frames, expected, strict=True):
+            height, width = frame.shape[-2:]
+            size_4 = torch.tensor([width, height]).repeat(2)
+            anchors_A4 = anchors(height, width, frame.device)
+            corners_A4 = torch.cat(
+                [anchors_A4[:, :2] - anchors_A4[:, 2:] / 2, anchors_A4[:, :2] + anchors_A4[:, 2:] / 2], 1
+            )
+            nearest_N = box_iou(faces.boxes_N4, corners_A4 * size_4).argmax(1)
+            deltas, probabilities, points = (output[0, nearest_N].float() for output in net(net.normalise(frame)))
+            boxes_N4 = decode_boxes(deltas, anchors_A4[nearest_N]) * size_4
+            points_N52 = decode_points(points, anchors_A4[nearest_N]) * size_4[:2]
+            rows.append(torch.cat([boxes_N4, probabilities[:, 1:], points_N52.flatten(1)], dim=1))
+        return torch.cat(rows)
+
+    return run
+
+
+def _in_regions(frames: list[Tensor], expected: list[Detections]) -> Callable[[nn.Module], Tensor]:
+    """Runs img2pose's backbone and heads on regions that are the faces; a row per face: box, score, angles.
+
+    For random weights, whose proposals are no faces.
+    """
+
+    def run(net: Any) -> Tensor:
+        rows = []
+        for frame, faces in zip(frames, expected, strict=True):
+            frame_size = frame.shape[-2], frame.shape[-1]
+            size = resized_size(*frame_size, net.config.min_size, net.config.max_size)
+            dtype = net.rpn.head.conv.weight.dtype
+            levels = list(net.backbone(normalise(frame, size).to(dtype)).values())
+            regions_N4 = faces.boxes_N4 * torch.tensor([size[1] / frame_size[1], size[0] / frame_size[0]]).repeat(2)
+            rois_N5 = torch.nn.functional.pad(regions_N4, (1, 0))
+            pooled_NCHW = pool_regions(levels, rois_N5).to(dtype)
+            scores_N = net.roi_heads.logits(pooled_NCHW).float().softmax(1)[:, 1]
+            poses_N6 = net.roi_heads.poses(pooled_NCHW).float() * torch.tensor(net.config.pose_stddev)
+            poses_N6 = to_frame(poses_N6 + torch.tensor(net.config.pose_mean), regions_N4, *size)
+            points_NK2 = project(torch.tensor(net.config.threed_points), poses_N6, *size)
+            boxes_N4 = boxes_around(
+                points_NK2,
+                poses_N6[:, 2],
+                *size,
+                net.config.bbox_x_factor,
+                net.config.bbox_y_factor,
+                net.config.expand_forehead,
+            )
+            angles_N3 = torch.stack(euler_angles(rotation_matrix(poses_N6[:, :3])).unbind(1), dim=1)
+            rows.append(torch.cat([boxes_N4 * frame_size[1] / size[1], scores_N[:, None], angles_N3], dim=1))
+        return torch.cat(rows)
+
+    return run
+
+
 def _in_batches(inputs: Tensor) -> Callable[[nn.Module], Tensor]:
     return lambda net: torch.cat([net(part) for part in inputs.split(_BATCH)])
 
@@ -182,12 +252,17 @@ def _build(slot: str, name: str, folder: Path) -> tuple[nn.Module, str]:
     if files is not None:
         module_name, _, function = card.builder.partition(":")
         return getattr(importlib.import_module(module_name), function)(files), "published"
-    torch.manual_seed(0)
     net = NETS[name]()
-    for module in net.modules():
+    draw_weights(net)
+    return net, "random"
+
+
+def draw_weights(net: nn.Module) -> None:
+    """Random weights through which signals neither vanish nor grow, the same at each call."""
+    torch.manual_seed(0)
+    for module in net.requires_grad_(False).modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.normal_(module.weight, std=(0.8 / module.weight[0].numel()) ** 0.5)
-    return net.requires_grad_(False), "random"
 
 
 @torch.no_grad()
@@ -196,6 +271,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="mirror, or folder of weight files")
     parser.add_argument("--data", type=Path, required=True, help="folder with images/ and videos/")
+    parser.add_argument("--img2pose-config", type=Path, help="config.json of img2pose; without it, no row")
     parser.add_argument("--faces", type=int, default=256, help="at most so many, evenly out of all that are found")
     options = parser.parse_args()
 
@@ -219,6 +295,13 @@ def main() -> None:
         return net
 
     show("face", "retinaface_mnet025", _detect(frames, found))
+    some = slice(None, None, -(-len(frames) // _FRAMES_OF_LARGE_DETECTORS))
+    show("face", "retinaface_r34", _at_faces(frames[some], found[some]))
+    if options.img2pose_config:
+        net = Img2Pose(read_config(options.img2pose_config), 0.5)
+        draw_weights(net)
+        for row in measure("`img2pose` | random", _in_regions(frames[some], found[some]), net, MEASURES["img2pose"]):
+            print(row, flush=True)
     crops112 = _crops(frames, found, 112, EXPAND_112)
     landmarker = show("landmarks", "mobilefacenet", _in_batches(crops112))
     show("landmarks", "pfld", _in_batches(crops112))

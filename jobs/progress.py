@@ -1,6 +1,8 @@
 """Progress for people: a bar on a terminal, a plain line every ten seconds in a job's log."""
 
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
@@ -12,24 +14,22 @@ _LINE_EVERY_S = 10.0
 
 
 class RunProgress:
-    """Shows how far a run is, by clip and by frame."""
+    """Shows how far a run is, by clip and by frame, how fast, and when it will be done at this rate."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.started = time.monotonic()
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self._clock = console, clock
+        self.started = clock()
         self.said = self.started
         self.bar = Progress(
             TextColumn("annotating"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(
-                "clips, {task.fields[frames]} frames, {task.fields[faces]} faces, {task.fields[rate]:.1f} frames/s"
-            ),
+            TextColumn("{task.fields[words]}"),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("clips", total=None, frames=0, faces=0, rate=0.0)
+        self.task = self.bar.add_task("clips", total=None, words="")
 
     def __enter__(self) -> "RunProgress":
         self.bar.start()
@@ -42,14 +42,35 @@ class RunProgress:
 
     def __call__(self, tally: Tally) -> None:
         """Show the state of a run's accounts."""
-        now = time.monotonic()
+        now = self._clock()
         wanted = tally.plan.clips.num_rows
-        rate = tally.frames / max(now - self.started, 1e-9)
-        self.bar.update(
-            self.task, completed=tally.clips_ended, total=wanted, frames=tally.frames, faces=tally.faces, rate=rate
-        )
+        words = describe(tally.frames, tally.faces, len(tally.ended), wanted - tally.clips_ended, now - self.started)
+        self.bar.update(self.task, completed=tally.clips_ended, total=wanted, words=words)
         if not self.console.is_terminal and now - self.said >= _LINE_EVERY_S:
             self.said = now
-            self.console.print(
-                f"{tally.clips_ended}/{wanted} clips, {tally.frames} frames, {tally.faces} faces, {rate:.1f} frames/s"
-            )
+            self.console.print(f"{tally.clips_ended}/{wanted} {words}")
+
+
+def describe(frames: int, faces: int, clips: int, clips_left: int, seconds: float) -> str:
+    """Rates of a run and what is left of it.
+
+    Args:
+        frames: that the run has committed.
+        faces: in them.
+        clips: that ended in this run.
+        clips_left: that have not ended.
+        seconds: since it began.
+
+    Returns:
+        For example "clips, 0.50 clips/s; 960 frames, about 1920 left, 48.0 frames/s; 900 faces; 0:00:40 left". What is
+        left is said once a clip has ended, as if the other clips were like those that have.
+    """
+    seconds = max(seconds, 1e-9)
+    if not clips or not clips_left:
+        return f"clips; {frames} frames, {frames / seconds:.1f} frames/s; {faces} faces"
+    left = timedelta(seconds=round(clips_left * seconds / clips))
+    frames_left = round(clips_left * frames / clips)
+    return (
+        f"clips, {clips / seconds:.2f} clips/s; {frames} frames, about {frames_left} left, "
+        f"{frames / seconds:.1f} frames/s; {faces} faces; {left} left"
+    )

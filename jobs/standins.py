@@ -57,7 +57,14 @@ def standin_state(model: str) -> dict[str, Tensor]:
     with torch.device("meta"):
         net = NETS[model]()
     # layers outside a state_dict's tensors (priors, means) are no part of the file
-    return {name: _drawn(name, tensor) for name, tensor in net.state_dict().items()}
+    state = {name: _drawn(name, tensor) for name, tensor in net.state_dict().items()}
+    for name in state:
+        # as with trained weights nearly all anchors hold nothing; else half of them would be candidates for suppression
+        if name.startswith("ClassHead") and name.endswith("weight"):
+            state[name] *= 0.02
+        elif name.startswith("ClassHead"):
+            state[name] += torch.tensor([2.0, -2.0]).repeat(len(state[name]) // 2)
+    return state
 
 
 def _drawn(name: str, like: Tensor) -> Tensor:

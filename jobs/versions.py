@@ -2,17 +2,20 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from jobs.maintain import changing, console, pairs, reading
 from jobs.options import ConfigOption, OutArgument, SetOption, exit_on_error
-from pipeline import compare, store
+from pipeline import store
 from pipeline.errors import ConfigError
 from pipeline.records import read_runs
 from pipeline.schema import TABLE_OF_SLOT
+
+if TYPE_CHECKING:
+    from pipeline import compare
 
 EXCEEDED = 3  # exit code of a comparison that breaks a limit
 
@@ -83,6 +86,8 @@ def diff(
 
     Example: faceatlas versions diff out/ landmarks 1f0c... 9a3b... --limit mean_distance=1.5
     """
+    from pipeline import compare  # with pandas, which takes a second to load
+
     with exit_on_error():
         limits = {name: _number(name, value) for name, value in pairs(limit, "--limit").items()}
         metrics = compare.diff(reading(out, config, assignments), table, old, new)
@@ -101,7 +106,7 @@ def _number(name: str, value: str) -> float:
         raise ConfigError(f"--limit {name}={value}: {value!r} is no number") from error
 
 
-def _print_metrics(metrics: list[compare.Metric], limits: Mapping[str, float], broken: set[str]) -> None:
+def _print_metrics(metrics: "list[compare.Metric]", limits: Mapping[str, float], broken: set[str]) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("metric", "value", "limit"):
         table.add_column(name, no_wrap=True, justify="left" if name == "metric" else "right")

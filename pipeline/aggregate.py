@@ -26,6 +26,7 @@ from pipeline.versions import AGGREGATE_ALGORITHM, digest
 
 #: what one aggregation writes, all of one version
 TABLES = ("tracks", "identities", "ambiguous_pairs", "lineage")
+_HERE_CLIPS = 16  # so few are linked by the driver itself: a task would first wait seconds for its process to load
 _HISTORY_KEY = b"faceatlas.clustering"
 #: columns of `clips` beside the id that say when a clip's tracks must be made again
 _CLIP = ["fingerprint", "faces"]
@@ -73,12 +74,19 @@ def _make_snapshot(job: Job, output: store.Output, same_person_cosine: float | N
     clips = store.read_version(output, "clips", versions["clips"], ["clip_id", "shard", "status", *_CLIP])
     done = clips.filter(pc.equal(clips["status"], "done"))
     shards = sorted(done["shard"].unique().to_pylist())
-    # the lists of faces stay with the tasks: the driver sees what is needed to cluster, 2 kB per track
-    link: Any = ray.remote(num_cpus=1, num_returns=2)(_link_in_two)
+    here = done.num_rows <= _HERE_CLIPS
+    link: Any = _link_in_two
+    write: Any = _write_shard
+    fetch: Any = list
+    if not here:
+        # the lists of faces stay with the tasks: the driver sees what is needed to cluster, 2 kB per track
+        link = ray.remote(num_cpus=1, num_returns=2)(_link_in_two).remote
+        write = ray.remote(num_cpus=1)(_write_shard).remote
+        fetch = ray.get
     in_force = store.read_current(output).get("tracks", "none")
-    parts = [link.remote(job, shard, _of_shard(done, shard), in_force) for shard in shards]
+    parts = [link(job, shard, _of_shard(done, shard), in_force) for shard in shards]
     slim = schema.TRACKS.empty_table().select(_SLIM)
-    tracks = pa.concat_tables([slim, *ray.get([part for part, _ in parts])])
+    tracks = pa.concat_tables([slim, *fetch([part for part, _ in parts])])
     identity_of_track = tracks["identity_id"].combine_chunks()
     tables = {name: schema.table_schema(name).empty_table() for name in TABLES[1:]}
     history: dict[str, str | int] = {}
@@ -112,11 +120,10 @@ def _make_snapshot(job: Job, output: store.Output, same_person_cosine: float | N
             "ambiguous_pairs": who.ambiguous_pairs,
             "lineage": pa.concat_tables([old_lineage, new]),
         }
-    write = ray.remote(num_cpus=1)(_write_shard)
     rows_of_shard = {shard: pc.equal(tracks["shard"], shard) for shard in shards}
-    ray.get(
+    fetch(
         [
-            write.remote(job, shard, whole, identity_of_track.filter(rows_of_shard[shard].combine_chunks()))
+            write(job, shard, whole, identity_of_track.filter(rows_of_shard[shard].combine_chunks()))
             for shard, (_, whole) in zip(shards, parts, strict=True)
         ]
     )

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
-from pipeline import aggregate, chunks, lease, schema, store
+from pipeline import chunks, in_force, lease, schema, store
 from pipeline.attempts import Marks
 from pipeline.careful import Careful
 from pipeline.chunks import Job
 from pipeline.config import Config, PoolConfig
 from pipeline.errors import TRIED_AGAIN, ConfigError, OutputError
 from pipeline.forget import finish_forgetting
+from pipeline.metrics import RunMetrics
 from pipeline.plan import Plan, make_plan
 from pipeline.sources import Corpus
 from pipeline.stopping import Stop
@@ -35,13 +36,14 @@ class Stage:
     """One actor pool of the flow.
 
     Attributes:
-        actor: class whose instances map tables of schema.FLOW to the same.
+        actor: "module:name" of a class whose instances map tables of schema.FLOW to the same. A name, since importing
+            it loads torch, which the driver need not do.
         arguments: keyword arguments of its constructor.
         pool: size and resources.
         slots: slots it fills.
     """
 
-    actor: type
+    actor: str
     arguments: Mapping[str, Any]
     pool: PoolConfig
     slots: tuple[str, ...]
@@ -56,6 +58,7 @@ class Annotation:
         versions: slot -> version.
         needs: slot -> slots whose results it reads.
         same_person_cosine: of the embedding model, None without one.
+        switch_cosine: of the embedding model, None where its entry states none.
         models: slot -> facts for the run's record (name, files, licence).
     """
 
@@ -63,6 +66,7 @@ class Annotation:
     versions: Mapping[str, str]
     needs: Mapping[str, Sequence[str]]
     same_person_cosine: float | None
+    switch_cosine: float | None
     models: Mapping[str, Mapping[str, Any]]
 
 
@@ -80,6 +84,8 @@ class Report:
         seconds: stage -> wall-clock seconds.
         quarantined: rows of `quarantine` for this manifest's clips.
         stopped: it was told to stop before its end.
+        held_back: clips that the output has beyond this corpus and that lack a wanted version; if there are any, the
+            versions in force stay, and tracks and identities are not made anew.
     """
 
     run: str
@@ -93,6 +99,7 @@ class Report:
     seconds: Mapping[str, float] = field(default_factory=dict)
     quarantined: Sequence[Mapping[str, Any]] = ()
     stopped: bool = False
+    held_back: int = 0
 
     @property
     def in_order(self) -> bool:
@@ -166,11 +173,12 @@ def _annotate(
     """`annotate` under its lease."""
     started = time.monotonic()
     output = held.output
+    config = with_switch_cosine(config, annotation)
     finish_forgetting(output)
     versions = all_versions(annotation, config)
     plan = make_plan(corpus, output, versions, annotation.needs, config.decode.chunk_frames)
     seconds = {"plan": time.monotonic() - started}
-    _put_first_versions_in_force(output, versions)
+    in_force.put_first_versions(output, versions)
     drop_stale(output, plan, annotation.versions)
 
     tally = Tally(output, plan, versions)
@@ -181,26 +189,34 @@ def _annotate(
 
         start_ray()
         marks = start_keeper(out, config.storage.options)
-        job = Job(out, config, annotation.versions)
+        job = Job(out, config, annotation.versions, run)
+        counted = RunMetrics()
+        counted.begin(tally)
         with stop.draining(marks.stop):
             flow = build_flow(plan.work, job, marks, make_stages())
             for accounts in flow.iter_batches(batch_size=None, batch_format="pyarrow"):
                 held.check()
                 tally.add(accounts)
+                counted.add(tally)
                 progress(tally)
         marks.finish(tally.ended)
     seconds["annotate"] = time.monotonic() - begun
 
     begun = time.monotonic()
-    tracks = identities = 0
-    if not tally.unaccounted and not stop.requested:
+    tracks = identities = held_back = 0
+    finished = not tally.unaccounted and not stop.requested
+    if finished and not config.store.switch_early:
+        held_back = in_force.count_held_back(corpus, output, versions, annotation.needs)
+    if finished and not held_back:
         cosine = annotation.same_person_cosine
         snapshot = aggregate_version(output, versions, config, cosine)
+        from pipeline import aggregate  # with scipy and numba: every command would load them for seconds
+
         versions |= dict.fromkeys(aggregate.TABLES, snapshot)
         tracks, identities = aggregate.aggregate(out, versions, config, cosine, start_ray)
         held.check()
         before = store.read_current(output).get("tracks", snapshot)
-        store.switch_current(output, _by_table(versions))
+        store.switch_current(output, in_force.by_table(versions))
         aggregate.drop_old_snapshots(output, {snapshot, before})
     seconds["aggregate"] = time.monotonic() - begun
     seconds["total"] = time.monotonic() - started
@@ -216,9 +232,18 @@ def _annotate(
         seconds={stage: round(s, 3) for stage, s in seconds.items()},
         quarantined=_quarantined(output, versions, corpus),
         stopped=stop.requested,
+        held_back=held_back,
     )
     _record_run(output, report, corpus, annotation, versions, config)
     return report
+
+
+def with_switch_cosine(config: Config, annotation: Annotation) -> Config:
+    """The configuration with the embedding model's `switch_cosine`, where the user states none."""
+    if config.tracks.switch_cosine is not None:
+        return config
+    tracks = config.tracks.model_copy(update={"switch_cosine": annotation.switch_cosine})
+    return config.model_copy(update={"tracks": tracks})
 
 
 def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) -> "ray.data.Dataset":
@@ -244,6 +269,7 @@ def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) 
         batch_format="pyarrow",
         num_cpus=config.decode.cpus,
         memory=4 * config.decode.chunk_mb << 20,
+        **_custom(config.decode.resources),
     )
     # 3. annotate, actor pools, 1 chunk : 1 chunk with its faces
     for stage in stages:
@@ -264,6 +290,7 @@ def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) 
             compute=ray.data.ActorPoolStrategy(**sizes),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus or None,
+            **_custom(pool.resources),
         )
     # 4. write, CPU tasks, N chunks : their accounts
     return flow.map_batches(
@@ -275,12 +302,16 @@ def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) 
     )
 
 
+def _custom(resources: Mapping[str, float]) -> dict[str, Any]:
+    return {"resources": dict(resources)} if resources else {}
+
+
 def fit_pools(pools: Sequence[PoolConfig], resources: Mapping[str, float], nodes: int) -> list[PoolConfig]:
     """Fill in what the configuration leaves open, from what the cluster has.
 
     Args:
         pools: as configured.
-        resources: `CPU` and `GPU` of the whole cluster.
+        resources: `CPU`, `GPU` and custom resources of the whole cluster.
         nodes: machines in it.
 
     Raises:
@@ -292,7 +323,8 @@ def fit_pools(pools: Sequence[PoolConfig], resources: Mapping[str, float], nodes
         share = pool.gpus if pool.gpus is not None else (1.0 / len(pools) if gpus else 0.0)
         size = pool.size
         if size is None and pool.min_size is None:
-            size = max(1, int(gpus / len(pools) / share)) if share else nodes
+            room = min([resources.get(name, 0.0) / amount for name, amount in pool.resources.items()] or [nodes])
+            size = max(1, int(gpus / len(pools) / share if share else room))
         threads = pool.threads or (None if share else max(1, int(cpus / nodes)))
         fitted.append(pool.model_copy(update={"gpus": share, "size": size, "threads": threads}))
     need_gpus = sum((p.size or p.min_size or 1) * (p.gpus or 0) for p in fitted)
@@ -302,24 +334,19 @@ def fit_pools(pools: Sequence[PoolConfig], resources: Mapping[str, float], nodes
             f"the actor pools need {need_gpus:g} GPUs, but the cluster has {gpus:g}; the run would wait for ever. "
             "Lower actors.size or actors.gpus (a fraction lets actors share a GPU, 0 runs on the CPU), or add a node."
         )
+    for name in sorted({name for pool in fitted for name in pool.resources}):
+        need = sum((p.size or p.min_size or 1) * p.resources.get(name, 0.0) for p in fitted)
+        if need > resources.get(name, 0.0) + 1e-9:
+            raise ConfigError(
+                f"the actor pools need {need:g} of the resource {name!r}, but the cluster has "
+                f"{resources.get(name, 0.0):g}; lower actors.size, or start nodes with --resources"
+            )
     if need_cpus + 1 > cpus + 1e-9 and cpus >= 1:
         raise ConfigError(
             f"the actor pools reserve {need_cpus:g} of the cluster's {cpus:g} CPUs and leave none to decode with; "
             "lower actors.size or the pools' cpus, or add a node."
         )
     return fitted
-
-
-def _by_table(versions: Mapping[str, str]) -> dict[str, str]:
-    return {schema.TABLE_OF_SLOT.get(name, name): version for name, version in versions.items()}
-
-
-def _put_first_versions_in_force(output: store.Output, versions: Mapping[str, str]) -> None:
-    """A table's first version is in force from its first file on, so that a first run can be watched."""
-    current = store.read_current(output)
-    first = _by_table(versions)
-    if first["faces"] == current.get("faces", first["faces"]):
-        store.switch_current(output, {name: version for name, version in first.items() if name not in current})
 
 
 def drop_stale(output: store.Output, plan: Plan, versions: Mapping[str, str]) -> None:
@@ -353,6 +380,7 @@ def _record_run(
         "clips": report.clips,
         "wanted": report.wanted,
         "unaccounted": list(report.unaccounted),
+        "held_back": report.held_back,
         "frames": report.frames,
         "faces": report.faces,
         "tracks": report.tracks,

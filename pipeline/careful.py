@@ -10,8 +10,10 @@ node nor a poisoned neighbour can bring it there.
 """
 
 import os
+import pkgutil
 import signal
 import sys
+import time
 import traceback
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import guard, schema
+from pipeline import guard, metrics, roots, schema
 from pipeline.attempts import Mark, Marks
 from pipeline.config import Config, FaultsConfig
 from pipeline.decode import decode_clip, error_row
@@ -41,7 +43,13 @@ def decode_carefully(
     have = [(interval["first"], interval["count"]) for interval in row["have"]]
     if marks.stopping():
         return
+    if not roots.is_allowed(row["uri"], config.sources.allow):  # asked here too: a link may lead elsewhere by now
+        details = {"stage": "open", "error_class": "forbidden", "message": roots.refusal(row["uri"])}
+        yield error_row(row, 0, details)
+        return
     (deaths,) = marks.hold([mark])
+    if deaths:
+        metrics.record("faceatlas_retries", stage="decode")
     try:
         if deaths:
             chunks = _decode_alone(row, config, have, only, mark, marks)
@@ -98,45 +106,58 @@ class Careful:
     """An actor around an actor: maps tables of schema.FLOW to the same, whatever a chunk does to the process."""
 
     def __init__(
-        self, actor: type, arguments: Mapping[str, Any], slots: Sequence[str], marks: Marks, faults: FaultsConfig
+        self, actor: str, arguments: Mapping[str, Any], slots: Sequence[str], marks: Marks, faults: FaultsConfig
     ) -> None:
         """Make the inner actor.
 
         Args:
-            actor: its class; called with a table of schema.FLOW, it returns the same rows with the results.
+            actor: its class, as "module:name"; called with a table of schema.FLOW, it returns its rows with results.
             arguments: keyword arguments of its constructor.
             slots: slots it fills, which tell one pool's attempts from those of another.
             marks: where attempts are counted.
             faults: limits.
         """
-        self._make = partial(_annotator, actor, dict(arguments))
+        make_actor = pkgutil.resolve_name(actor)
+        self._make = partial(_annotator, make_actor, dict(arguments))
         self._stage = "annotate:" + ",".join(slots)
         self._marks, self._faults = marks, faults
-        self._inner = actor(**arguments)
+        self._inner = make_actor(**arguments)
 
     def __call__(self, chunks: pa.Table) -> pa.Table:
         """The chunks with their results, in the same order; `error` tells of those that could not be annotated."""
         marks = [self._mark(row) for row in chunks.select(["clip_id", "fingerprint", "first"]).to_pylist()]
+        begun = time.monotonic()
+        metrics.record_waits(chunks, self._stage)
         # a chunk without frames only says how its clip ended; one with an error failed in an earlier pool
         counts = chunks["frames"].combine_chunks().value_lengths().fill_null(0).to_pylist()
         failed = chunks["error"].is_valid().to_pylist()
         worth = [i for i in range(chunks.num_rows) if counts[i] and not failed[i]]
         deaths = dict(zip(worth, self._marks.hold([marks[i] for i in worth]), strict=True))
+        metrics.record("faceatlas_retries", sum(map(bool, deaths.values())), stage=self._stage)
         try:
-            if not any(deaths.values()) and not any(failed):
-                return self._together(chunks)
-            rows = {i: chunks.take([i]) for i in range(chunks.num_rows)}
-            if calm := [i for i in worth if not deaths[i]]:
-                done = self._together(chunks.take(calm))
-                rows |= {i: done.slice(n, 1) for n, i in enumerate(calm)}
-            for i in worth:
-                if deaths[i]:
-                    self._marks.hold([marks[i]])  # should it kill this process too, the others are not to blame
-                    here = deaths[i] + 1 < self._faults.attempts
-                    rows[i] = self._together(rows[i]) if here else self._in_a_child(rows[i], marks[i], deaths[i])
-            return pa.concat_tables([rows[i] for i in range(chunks.num_rows)])
+            return _ready(self._annotate(chunks, worth, marks, deaths, failed))
         finally:
             self._marks.release()
+            metrics.record("faceatlas_stage_seconds", time.monotonic() - begun, stage=self._stage)
+            if (stopwatch := getattr(self._inner, "stopwatch", None)) is not None:
+                metrics.record_actor(stopwatch.report(), self._stage)
+
+    def _annotate(
+        self, chunks: pa.Table, worth: list[int], marks: list[Mark], deaths: dict[int, int], failed: list[bool]
+    ) -> pa.Table:
+        """The chunks with their results: `worth` are the rows with frames, `deaths` what each has done before."""
+        if not any(deaths.values()) and not any(failed):
+            return self._together(chunks)
+        rows = {i: chunks.take([i]) for i in range(chunks.num_rows)}
+        if calm := [i for i in worth if not deaths[i]]:
+            done = self._together(chunks.take(calm))
+            rows |= {i: done.slice(n, 1) for n, i in enumerate(calm)}
+        for i in worth:
+            if deaths[i]:
+                self._marks.hold([marks[i]])  # should it kill this process too, the others are not to blame
+                here = deaths[i] + 1 < self._faults.attempts
+                rows[i] = self._together(rows[i]) if here else self._in_a_child(rows[i], marks[i], deaths[i])
+        return pa.concat_tables([rows[i] for i in range(chunks.num_rows)])
 
     def _mark(self, row: Mapping[str, Any]) -> Mark:
         return Mark(self._stage, row["clip_id"], row["fingerprint"], row["first"])
@@ -177,6 +198,12 @@ class Careful:
             deaths = self._marks.died(mark, problem["message"])
             if deaths >= self._faults.attempts:
                 return _failed(chunk, problem, deaths)
+
+
+def _ready(chunks: pa.Table) -> pa.Table:
+    """The chunks, which leave this stage now."""
+    ready = pa.array([time.time()] * chunks.num_rows, pa.float64())
+    return chunks.set_column(chunks.schema.get_field_index("ready"), chunks.schema.field("ready"), ready)
 
 
 def _annotator(actor: type, arguments: Mapping[str, Any]) -> Callable[[Any], Iterable[Any]]:

@@ -1,5 +1,6 @@
 """What happens to chunks in tasks: decoding them out of clips, and writing what the actors found in them."""
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -7,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import schema, store
+from pipeline import metrics, schema, store
 from pipeline.attempts import Marks
 from pipeline.careful import decode_carefully
 from pipeline.config import Config
 from pipeline.decode import chunks_to_table
 from pipeline.errors import OutputError
+from pipeline.logs import log
 from pipeline.store import Output
 from pipeline.tombstones import without_forgotten
 
@@ -30,6 +32,7 @@ ACCOUNT = pa.schema(
     ]
 )
 
+_LOGGED = ("stage", "error_class", "message")  # of an error
 _RESULTS = ("face_index", "face_number", *schema.SLOTS)
 
 
@@ -41,11 +44,13 @@ class Job:
         out: output folder.
         config: the run's configuration.
         versions: slot -> version.
+        run: its name, for logs.
     """
 
     out: str
     config: Config
     versions: Mapping[str, str]
+    run: str = ""
 
     def open(self) -> Output:
         """The output, opened in this process."""
@@ -66,15 +71,32 @@ def decode_clips(work: pa.Table, job: Job, marks: Marks) -> Iterator[pa.Table]:
     for row in work.to_pylist():
         stored = _read_stored(job, row) if row["stored"] else {}
         only = set(stored["face"]["frame"].to_pylist()) if "face" in stored else None  # others have nothing to look at
-        for chunk in decode_carefully(row, job.config, marks, only):
+        for chunk in metrics.timed(decode_carefully(row, job.config, marks, only), "decode"):
+            _log_decoded(chunk, row, job)
             if row["end_known"] and not chunk["count"] and chunk["error"] is None:
                 continue  # the end is on record already; this row would only say it again
             yield _to_flow(chunk, row, stored)
 
 
+def _log_decoded(chunk: Mapping, row: Mapping, job: Job) -> None:
+    place = {"run": job.run, "shard": row["shard"], "clip": row["clip_id"], "chunk": chunk["first"]}
+    if chunk["error"] is not None:
+        log(
+            job.config.ray.log_level,
+            "warning",
+            "clip_failed",
+            **place,
+            **{name: chunk["error"].get(name) for name in _LOGGED},
+        )
+    else:
+        level, event = ("info", "clip_decoded") if chunk["last"] else ("debug", "decoded")
+        log(job.config.ray.log_level, level, event, **place)
+
+
 def _to_flow(chunk: dict, row: Mapping, stored: Mapping[str, pa.Table]) -> pa.Table:
     table = chunks_to_table([chunk])
-    extra = {"fingerprint": row["fingerprint"], "slots": row["slots"], **dict.fromkeys(_RESULTS)}
+    given = {"fingerprint": row["fingerprint"], "slots": row["slots"], "ready": time.time()}
+    extra = {**given, **dict.fromkeys(_RESULTS)}
     if stored:
         extra |= _stored_results(chunk["frames"], stored)
     for name, value in extra.items():
@@ -128,6 +150,8 @@ def write_chunks(rows: pa.Table, job: Job) -> pa.Table:
     `faces` is written first: chunks that it lacks are detected anew, while a chunk that only other tables lack is
     computed from its stored boxes, so that all tables speak of the same faces.
     """
+    begun = time.monotonic()
+    metrics.record_waits(rows, "write")
     output = job.open()
     rows = without_forgotten(rows, output)
     counts = rows["count"].combine_chunks()
@@ -149,6 +173,8 @@ def write_chunks(rows: pa.Table, job: Job) -> pa.Table:
             if part.num_rows:
                 table = slot_rows(part, slot, job.config.store.embedding_dtype)
                 store.write_chunks(output, schema.TABLE_OF_SLOT[slot], version, shard, table, ledger.filter(mine))
+    metrics.record("faceatlas_stage_seconds", time.monotonic() - begun, stage="write")
+    _log_committed(rows, job)
     return pa.table(
         [
             rows["clip_id"],
@@ -162,6 +188,16 @@ def write_chunks(rows: pa.Table, job: Job) -> pa.Table:
         ],
         schema=ACCOUNT,
     )
+
+
+def _log_committed(rows: pa.Table, job: Job) -> None:
+    for row in rows.select(["clip_id", "shard", "first", "error"]).to_pylist():
+        place = {"run": job.run, "shard": row["shard"], "clip": row["clip_id"], "chunk": row["first"]}
+        error = row["error"]
+        if error is None:
+            log(job.config.ray.log_level, "debug", "committed", **place)
+        elif error["stage"] == "annotate":  # others are in the log of the worker that decoded
+            log(job.config.ray.log_level, "warning", "clip_failed", **place, **{name: error[name] for name in _LOGGED})
 
 
 def slot_rows(rows: pa.Table, slot: str, embedding_dtype: str = "float32") -> pa.Table:

@@ -1,8 +1,6 @@
 """The configuration: one frozen model, from YAML, the environment and `--set a.b=c`, in rising order of force."""
 
-import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
 from pipeline.errors import ConfigError
+from pipeline.hiding import shown
 
 ENV_PREFIX = "FACEATLAS__"
 
@@ -28,6 +27,10 @@ class SourcesConfig(_Section):
     )
     clips_per_shard: int = Field(
         default=1000, ge=1, description="Rows per shard of a manifest without a `shard` column."
+    )
+    allow: tuple[str, ...] | None = Field(
+        default=None,
+        description="Folders (paths or URIs) that every file of the corpus must lie under; null: anywhere.",
     )
 
 
@@ -53,7 +56,17 @@ class DecodeConfig(_Section):
     max_pixels: int = Field(
         default=8192 * 8192, ge=1, description="A video with more pixels per frame is quarantined instead of decoded."
     )
+    max_frames: int = Field(
+        default=10_000_000, ge=1, description="A video is quarantined when more frames than this have been decoded."
+    )
+    max_hours: float = Field(
+        default=72.0, gt=0, description="A video is quarantined when its presentation time passes this."
+    )
     cpus: float = Field(default=1.0, gt=0, description="CPUs that Ray reserves for one decode task.")
+    resources: dict[str, float] = Field(
+        default_factory=dict,
+        description="Custom resources that one decode task reserves, such as {decode: 1}: keeps it off GPU nodes.",
+    )
 
     @model_validator(mode="after")
     def _one_sampling(self) -> "DecodeConfig":
@@ -68,9 +81,7 @@ class PoolConfig(_Section):
     """One pool of identical actors that host some slots of the bundle."""
 
     slots: tuple[str, ...] | None = Field(default=None, description="Slots this pool runs; null: all that are left.")
-    size: int | None = Field(
-        default=None, ge=1, description="Fixed number of actors; null: one per GPU, or one on the CPU."
-    )
+    size: int | None = Field(default=None, ge=1, description="Number of actors; null: one per GPU, or one on the CPU.")
     min_size: int | None = Field(
         default=None, ge=1, description="With max_size: an autoscaling pool starts at this size."
     )
@@ -81,6 +92,9 @@ class PoolConfig(_Section):
         default=None, ge=0, description="GPUs per actor, also a fraction; null: 1 if there are any."
     )
     cpus: float = Field(default=1.0, ge=0, description="CPUs that Ray reserves for one actor.")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="Custom resources of Ray that one actor reserves, such as {annotate: 1}."
+    )
     threads: int | None = Field(
         default=None, ge=1, description="Threads of one actor on the CPU; null: its share of the node."
     )
@@ -101,13 +115,16 @@ class ActorsConfig(_Section):
 
     size: int | None = Field(default=None, ge=1, description="Shortcut: actors of the only pool.")
     gpus: float | None = Field(default=None, ge=0, description="Shortcut: GPUs per actor of the only pool.")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="Shortcut: custom resources per actor of the only pool."
+    )
     pools: tuple[PoolConfig, ...] = Field(
         default=(), description="Several pools that share the slots; default: one pool."
     )
     batch_chunks: int | None = Field(
         default=None, ge=1, description="Chunks per call of an actor, of any clips; null: 1 on a CPU, 4 on a GPU."
     )
-    batch_frames: int = Field(default=32, ge=1, description="Frames of one size that go through the detector at once.")
+    batch_frames: int = Field(default=32, ge=1, description="Frames of one size that the detector gets at once.")
     batch_pixels: int | None = Field(
         default=None,
         ge=1,
@@ -130,13 +147,13 @@ class ActorsConfig(_Section):
 
     @model_validator(mode="after")
     def _pools_or_shortcut(self) -> "ActorsConfig":
-        if self.pools and (self.size is not None or self.gpus is not None):
-            raise ValueError("with actors.pools, size and gpus belong to each pool, not to actors")
+        if self.pools and (self.size is not None or self.gpus is not None or self.resources):
+            raise ValueError("with actors.pools, size, gpus and resources belong to each pool, not to actors")
         return self
 
     def resolved_pools(self) -> tuple[PoolConfig, ...]:
         """The pools in the order of the flow; the shortcut fields make the only pool."""
-        return self.pools or (PoolConfig(size=self.size, gpus=self.gpus),)
+        return self.pools or (PoolConfig(size=self.size, gpus=self.gpus, resources=self.resources),)
 
 
 class FaultsConfig(_Section):
@@ -173,6 +190,10 @@ class StoreConfig(_Section):
         pattern="^float(16|32)$",
         description="Embeddings on disk; float16 halves them (relative error 5e-4).",
     )
+    switch_early: bool = Field(
+        default=False,
+        description="New versions come into force though clips outside of the corpus lack them.",
+    )
 
 
 class LeaseConfig(_Section):
@@ -195,11 +216,12 @@ class TracksConfig(_Section):
 
     min_iou: float = Field(default=0.3, ge=0, le=1, description="Least overlap for a link by position alone.")
     min_cosine: float = Field(default=0.5, ge=-1, le=1, description="Least cosine for a link across a cut or a jump.")
-    switch_cosine: float = Field(
-        default=0.1,
+    switch_cosine: float | None = Field(
+        default=None,
         ge=-1,
         le=1,
-        description="Below this cosine to the track, a good face is somebody else wherever it is.",
+        description="Below this cosine to the track, a good face is somebody else wherever it is; null: from the "
+        "embedding model's entry.",
     )
     max_gap: int = Field(default=15, ge=0, description="A track may miss its face for this many sampled frames.")
 
@@ -263,40 +285,22 @@ class StorageConfig(_Section):
 
     @field_serializer("options", when_used="json")
     def _hide_secrets(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {name: _shown(name, value) for name, value in options.items()}
-
-
-#: options of storage that are no secrets whatever their value; all others are hidden, known or not
-_SHOWN_OPTIONS = frozenset(
-    {
-        *("addressing_style", "anon", "connect_timeout", "default_block_size", "default_cache_type", "endpoint_url"),
-        *("max_attempts", "max_concurrency", "max_pool_connections", "mode", "profile", "project", "read_timeout"),
-        *("region_name", "requester_pays", "signature_version", "use_ssl", "verify"),
-    }
-)
-
-
-def _shown(name: str, value: Any) -> Any:
-    """An option of the storage as people may see it."""
-    if isinstance(value, dict):
-        return {inner: _shown(inner, of_inner) for inner, of_inner in value.items()}
-    if value is None or isinstance(value, bool):
-        return value
-    if name not in _SHOWN_OPTIONS:
-        return "***"
-    return re.sub(r"//[^/@]*@", "//***@", value) if isinstance(value, str) else value
+        return {name: shown(name, value) for name, value in options.items()}
 
 
 class RayConfig(_Section):
     """The cluster. Under `ray job submit` all of this is decided already."""
 
-    address: str | None = Field(
-        default=None, description="Address of a running cluster; null: RAY_ADDRESS, else start one."
-    )
+    address: str | None = Field(default=None, description="A running cluster; null: RAY_ADDRESS, else start one.")
     num_cpus: int | None = Field(default=None, ge=1, description="CPUs of a cluster that is started here.")
     num_gpus: int | None = Field(default=None, ge=0, description="GPUs of a cluster that is started here.")
     object_store_mb: int | None = Field(
         default=None, ge=100, description="Object store of a cluster that is started here; null: 300 MB per CPU."
+    )
+    log_level: str = Field(
+        default="info",
+        pattern="^(debug|info|warning)$",
+        description="What workers write to their logs, as JSON lines: debug: every chunk, info: every clip.",
     )
     block_mb: int = Field(default=32, ge=1, description="Target size of a Ray Data block; 32 and more measured best.")
 
@@ -383,18 +387,3 @@ def load_config(
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"wrong configuration: {problems}") from error
-
-
-def describe(config: Config) -> str:
-    """The configuration as commented YAML, which `--config` reads back."""
-    lines = []
-    for section, section_field in type(config).model_fields.items():
-        values = getattr(config, section)
-        lines.append(f"# {(type(values).__doc__ or section_field.description or '').splitlines()[0]}")
-        lines.append(f"{section}:")
-        for name, item in type(values).model_fields.items():
-            lines.append(f"  # {item.description}")
-            # every JSON value is a YAML value, on one line
-            lines.append(f"  {name}: {json.dumps(values.model_dump(mode='json')[name])}")
-        lines.append("")
-    return "\n".join(lines)

@@ -13,7 +13,8 @@ A file that is cut off gives fewer frames and no error. It is found out by what 
 length; MPEG and raw streams state none, so these just end.
 
 Files are read through fsspec objects also where they are local: measured as fast as FFmpeg's own reader, and a hostile
-file (a playlist, say) cannot make FFmpeg open others.
+file (a playlist, say) cannot make FFmpeg open others. FFmpeg has no protocol left to open anything with, and does not
+know the formats that are lists of other files.
 """
 
 import io
@@ -41,6 +42,15 @@ av.logging.set_level(av.logging.PANIC)  # prints nothing; errors then carry FFmp
 
 RAW_FPS = 25.0  # clock of streams that give neither times nor a rate
 TICK_TOLERANCE_S = 1e-6  # of floating point; the finest usual clock of a container is 11 us
+#: demuxers that read what a file names instead of what it holds, and devices; all others hold their own pictures
+_LISTS = frozenset(
+    {
+        *("alsa", "concat", "dash", "fbdev", "hds", "hls", "image2", "imf", "kmsgrab", "lavfi", "oss", "rtp", "rtsp"),
+        *("sap", "sdp", "smoothstreaming", "video4linux2,v4l2", "vobsub", "webm_dash_manifest", "x11grab"),
+    }
+)
+#: what FFmpeg may do with a file: protocols none, so that nothing else is opened whatever the file says
+_CLOSED = {"protocol_whitelist": "none", "format_whitelist": ",".join(sorted(av.formats_available - _LISTS))}
 _MP4_BOXES = (b"ftyp", b"mdat", b"free", b"skip", b"wide", b"pnot")  # that an MP4 or MOV begins with
 
 
@@ -121,7 +131,7 @@ def decode_clip(
 
 def _of_reading(problem: Exception, uri: str, decoded: int) -> ClipError:
     if files.is_storage_error(problem):
-        return ClipError(f"reading failed after {decoded} frames: {problem}", files.reading_failed(uri))
+        return ClipError(f"reading failed after {decoded} frames: {problem}", files.reading_failed(uri, problem))
     return ClipError(f"unexpected {type(problem).__name__}: {problem}", UNEXPECTED)
 
 
@@ -254,11 +264,14 @@ def _open_video(clip: Mapping[str, Any], config: DecodeConfig, options: Any, sta
     length = file.seek(0, io.SEEK_END)
     file.seek(0)
     try:
-        # tags in an unknown encoding must not fail a clip; without protocols a playlist cannot make FFmpeg open others
-        limits = {"protocol_whitelist": "none"}
-        container = stack.enter_context(av.open(file, "r", metadata_errors="replace", container_options=limits))
+        # tags in an unknown encoding must not fail a clip
+        container = stack.enter_context(av.open(file, "r", metadata_errors="replace", container_options=_CLOSED))
     except av.FFmpegError as error:
         reason = _reason(error)
+        if "not on whitelist" in reason:
+            raise ClipError(
+                f"{name} is a list of other files or streams, which are not opened", "not_a_video"
+            ) from error
         if head[4:8] in _MP4_BOXES and "moov atom not found" in reason:
             raise ClipError(
                 f"{name} is cut off: its index (moov) is missing, often the file's end", "truncated"
@@ -299,12 +312,15 @@ def _sampled_frames(
     end_s = math.inf if clip.get("end_s") is None else clip["end_s"]
     interval_s = 1.0 / float(video.stream.average_rate or RAW_FPS)
     known = (0, 0.0)  # index and time from which the clock of frames without a time is counted on
-    origin = next_tick = None
+    begin = origin = next_tick = None
     for index, frame in enumerate(_frames(video, config, tally)):
         time = frame.time
         if time is not None:
             known = (index, time)
         clock = known[1] + (index - known[0]) * interval_s
+        begin = clock if begin is None else begin
+        if clock - begin > 3600 * config.max_hours:
+            raise ClipError(f"longer than {config.max_hours:g} hours, which decode.max_hours allows", "too_long")
         if clock >= end_s:
             return
         if clock < start_s:
@@ -326,7 +342,8 @@ def _frames(video: _Video, config: DecodeConfig, tally: _Tally) -> Iterator[av.V
     """All frames of a stream in the decoder's order, with those that B-frames hold back at the end.
 
     Raises:
-        ClipError: `encrypted`, `too_large`, `corrupt`, `truncated` or `no_frames`, after the frames before the defect.
+        ClipError: `encrypted`, `too_large`, `too_long`, `corrupt`, `truncated` or `no_frames`, after the frames before
+            the defect.
     """
     incomplete = False
     try:
@@ -337,6 +354,8 @@ def _frames(video: _Video, config: DecodeConfig, tally: _Tally) -> Iterator[av.V
                 incomplete = packet.is_corrupt
             for frame in packet.decode():
                 _check_size(frame.width, frame.height, config)
+                if tally.decoded >= config.max_frames:
+                    raise ClipError(f"more than {config.max_frames} frames, which decode.max_frames allows", "too_long")
                 tally.decoded += 1
                 yield frame
     except av.FFmpegError as error:

@@ -14,7 +14,9 @@ Every class takes its message alone, so that it survives pickling between Ray wo
 UNEXPECTED = "unexpected"
 #: error class of clips whose storage gave no answer, or broke off, after all retries; they are tried again, too
 UNREACHABLE = "unreachable"
-TRIED_AGAIN = frozenset({UNEXPECTED, UNREACHABLE})
+#: error class of clips that we may not read: rights and credentials are mended without a change of the bytes
+NO_ACCESS = "no_access"
+TRIED_AGAIN = frozenset({UNEXPECTED, UNREACHABLE, NO_ACCESS})
 
 
 class FaceatlasError(Exception):

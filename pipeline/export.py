@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import schema, store
+from pipeline import store
+from pipeline.clip_tables import ClipTables
 from pipeline.config import DecodeConfig
 from pipeline.errors import ConfigError, OutputError
 from pipeline.fex import FEX, Video, embeddings_of, fex_rows
@@ -90,11 +91,8 @@ class _Reader:
 
     def __init__(self, output: Output, identities: Identities, threshold: float, faces_only: bool) -> None:
         self.output, self.identities, self.threshold, self.faces_only = output, identities, threshold, faces_only
-        self.current = store.read_current(output)
-        if "faces" not in self.current or "clips" not in self.current:
-            raise OutputError(f"{output.root} holds no Faceatlas tables; give the OUT of an annotate run")
-        self._ledgers: tuple[str, dict[str, pa.Table]] = ("", {})
-        self._tracks: tuple[str, pa.Table | None] = ("", None)
+        self.tables = ClipTables(output)
+        self.current = self.tables.current
         self._decode: DecodeConfig | None = None
 
     def wanted(self, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -114,9 +112,7 @@ class _Reader:
 
     def blocks(self, clip: Mapping[str, Any]) -> Iterator[pa.Table]:
         """A clip's rows in py-feat's layout, some frames at a time."""
-        tables = {
-            slot: self._slot_rows(slot, clip) for slot in schema.SLOTS if schema.TABLE_OF_SLOT[slot] in self.current
-        }
+        tables = {slot: self.tables.rows(slot, clip) for slot in self.tables.slots}
         faces = tables["face"]
         labels = np.array(self._labels(clip, faces, tables.get("embeddings")), dtype=object)
         frames_S = np.unique(faces["frame"].to_numpy()) if self.faces_only else self._frames(clip, faces)
@@ -127,20 +123,6 @@ class _Reader:
             frame_N = faces["frame"].to_numpy()
             mine = labels[(frame_N >= part[0]) & (frame_N <= part[-1])]
             yield fex_rows(video, part, inside, mine.tolist())
-
-    def _slot_rows(self, slot: str, clip: Mapping[str, Any]) -> pa.Table:
-        """The rows of a clip in a slot's table, sorted by frame and face."""
-        table = schema.TABLE_OF_SLOT[slot]
-        if self._ledgers[0] != clip["shard"]:
-            self._ledgers = (clip["shard"], {})
-        ledgers = self._ledgers[1]
-        if slot not in ledgers:
-            ledgers[slot] = store.read_ledger(self.output, table, self.current[table], clip["shard"])
-        mine = ledgers[slot].filter(pc.equal(ledgers[slot]["clip_id"], clip["clip_id"]))
-        parts = [store.read_file(self.output, path) for path in dict.fromkeys(mine["path"].to_pylist())]
-        parts = [part.filter(pc.equal(part["clip_id"], clip["clip_id"])) for part in parts]
-        rows = pa.concat_tables([*parts]) if parts else schema.slot_schema(slot).empty_table()
-        return rows.sort_by([("frame", "ascending"), ("face", "ascending")])
 
     def _frames(self, clip: Mapping[str, Any], faces: pa.Table) -> np.ndarray:
         """Indices of all annotated frames of a clip.
@@ -187,24 +169,13 @@ class _Reader:
     def _labels(self, clip: Mapping[str, Any], faces: pa.Table, embeddings: pa.Table | None) -> Sequence[str | None]:
         """`Identity` of each face."""
         if self.identities == "corpus":
-            return self._corpus_labels(clip, faces)
+            of_face = self.tables.identity_of_face(clip)
+            keys = zip(faces["frame"].to_pylist(), faces["face"].to_pylist(), strict=True)
+            return [of_face.get(key) for key in keys]
         if embeddings is None or not faces.num_rows:
             return [None] * faces.num_rows
         found = cluster_identities(embeddings_of(faces, embeddings), self.threshold, self.identities)
         return [None if label is None else str(label) for label in found]
-
-    def _corpus_labels(self, clip: Mapping[str, Any], faces: pa.Table) -> list[str | None]:
-        if self._tracks[0] != clip["shard"] or self._tracks[1] is None:
-            columns = ["clip_id", "identity_id", "frames", "members"]
-            version = self.current.get("tracks", "none")
-            tracks = store.read_version(self.output, "tracks", version, columns, shard=clip["shard"])
-            self._tracks = (clip["shard"], tracks)
-        tracks = self._tracks[1]
-        assert tracks is not None
-        of_face: dict[tuple[int, int], str | None] = {}
-        for track in tracks.filter(pc.equal(tracks["clip_id"], clip["clip_id"])).to_pylist():
-            of_face.update(dict.fromkeys(zip(track["frames"], track["members"], strict=True), track["identity_id"]))
-        return [of_face.get(key) for key in zip(faces["frame"].to_pylist(), faces["face"].to_pylist(), strict=True)]
 
 
 def _between(table: pa.Table, first: int, last: int) -> pa.Table:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from pipeline.errors import UNREACHABLE, ClipError, ConfigError
+from pipeline.errors import NO_ACCESS, UNREACHABLE, ClipError, ConfigError
 
 BLOCK_BYTES = 4 << 20  # one request; several of them are kept, since audio and video of one file may lie far apart
 CACHE_BLOCKS = 8
@@ -130,8 +130,10 @@ def is_storage_error(error: BaseException) -> bool:
     return isinstance(error, OSError) or type(error).__module__.split(".")[0] in _CLIENTS
 
 
-def reading_failed(uri: str) -> str:
+def reading_failed(uri: str, error: BaseException) -> str:
     """Error class of a file that is there and cannot be read; of remote storage it may be read another time."""
+    if isinstance(error, PermissionError):
+        return NO_ACCESS
     return "unreadable" if uri.startswith("file://") else UNREACHABLE
 
 
@@ -253,8 +255,8 @@ def open_clip(clip: Mapping[str, Any], storage_options: Mapping[str, Any] | None
         each with the bounded retries of its client (s3fs: 5 in the body and 5 before it), and come whole or raise.
 
     Raises:
-        ClipError: `missing_file`, `empty_file`, `truncated` (its tar is), `unreadable` though it is there, or
-            `unreachable`: its storage does not answer.
+        ClipError: `missing_file`, `empty_file`, `truncated` (its tar is), `unreadable` though it is there,
+            `no_access`: we may not read it, or `unreachable`: its storage does not answer.
     """
     uri, member = clip["uri"], clip.get("member")
     try:
@@ -274,14 +276,14 @@ def open_clip(clip: Mapping[str, Any], storage_options: Mapping[str, Any] | None
     except IsADirectoryError as error:
         raise ClipError(f"{uri} is a folder, not a file", "unreadable") from error
     except PermissionError as error:
-        raise ClipError(f"no permission to read {uri}", "unreadable") from error
+        raise ClipError(f"no permission to read {uri}", NO_ACCESS) from error
     except (ValueError, ConfigError) as error:  # ValueError: a web server that cannot give parts of a file
         raise ClipError(f"{uri} cannot be read: {error}", "unreadable") from error
     except Exception as error:
         if not is_storage_error(error):
             raise
         reason = getattr(error, "strerror", None) or error
-        raise ClipError(f"{uri} cannot be read: {reason}", reading_failed(uri)) from error
+        raise ClipError(f"{uri} cannot be read: {reason}", reading_failed(uri, error)) from error
     if not size:
         file.close()
         raise ClipError(f"{uri if member is None else member} holds no bytes", "empty_file")

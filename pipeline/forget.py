@@ -45,6 +45,7 @@ class Removal:
         words: texts that name them: ids, uris, members.
         identity: person, with `faces` (clip_id, frame, box), `keys` (table -> version -> faces) and `tracks`.
         totals: clip_id -> faces that the clip keeps.
+        sources: URIs of which nothing is to come back.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Removal:
     keys: dict[str, dict[str, list[Key]]] = field(default_factory=dict)
     tracks: list[str] = field(default_factory=list)
     totals: dict[str, int] = field(default_factory=dict)
+    sources: list[str] = field(default_factory=list)
 
 
 def forget_clip(output: Output, clip_id: str) -> dict[str, Any]:
@@ -63,15 +65,33 @@ def forget_clip(output: Output, clip_id: str) -> dict[str, Any]:
     return _begin(output, Removal("clip", [clip_id], _words(rows, {clip_id})))
 
 
-def forget_source(output: Output, uri: str) -> dict[str, Any]:
-    """Forget all clips of a video file or tar shard; returns the audit record. The caller holds the lease.
+def forget_source(output: Output, uri: str, corpus: pa.Table | None = None) -> dict[str, Any]:
+    """Forget all clips of a video file or tar shard, also those that a later manifest cuts out of it.
 
-    Clips that are a time range of a video are known only once their shard is finished; before that, forget them by id.
+    The caller holds the lease.
+
+    Args:
+        output: where.
+        uri: of the file.
+        corpus: clips (schema.CLIP) that the output was made from; without it, clips are known by their sources only
+            when their shard is finished.
+
+    Returns:
+        The audit record.
+
+    Raises:
+        ConfigError: without a corpus, if chunks are stored of clips whose source is not known.
     """
     full = files.normalise_uri(uri)
-    rows = _clip_rows(output)
+    rows = _clip_rows(output) + ([] if corpus is None else corpus.select(["clip_id", "uri", "member"]).to_pylist())
     clips = {row["clip_id"] for row in rows if row["uri"] == full} | {files.clip_id(full, None, None, None)}
-    return _begin(output, Removal("source", sorted(clips), sorted({*_words(rows, clips), full})))
+    unknown = _stored_clips(output) - {row["clip_id"] for row in rows} - clips
+    if unknown and corpus is None:
+        raise ConfigError(
+            f"{output.root} holds chunks of {len(unknown)} clips of unfinished shards, whose sources only the corpus "
+            "names; some may be of this one. Give --corpus, or let `annotate` finish first."
+        )
+    return _begin(output, Removal("source", sorted(clips), sorted({*_words(rows, clips), full}), sources=[full]))
 
 
 def forget_identity(output: Output, identity_id: str) -> dict[str, Any]:
@@ -123,7 +143,9 @@ def _begin(output: Output, removal: Removal) -> dict[str, Any]:
 
 
 def _carry_out(output: Output, removal: Removal) -> dict[str, Any]:
-    write_tombstones(output, removal.clips, [(clip, frame, box) for clip, frame, box in removal.faces])
+    write_tombstones(
+        output, [*removal.clips, *removal.sources], [(clip, frame, box) for clip, frame, box in removal.faces]
+    )
     gone: Counter[str] = Counter()
     for slot in reversed(schema.SLOTS):
         table = schema.TABLE_OF_SLOT[slot]
@@ -159,6 +181,15 @@ def _clip_rows(output: Output) -> list[dict]:
     versions = store.table_versions(output, "clips")
     tables = [store.read_version(output, "clips", version, ["clip_id", "uri", "member"]) for version in versions]
     return [row for table in tables for row in table.to_pylist()]
+
+
+def _stored_clips(output: Output) -> set[str]:
+    """Ids of all clips of which a version of `faces` holds chunks."""
+    ids: set[str] = set()
+    for version in store.table_versions(output, "faces"):
+        for shard in _shards(output, "faces", version):
+            ids.update(store.read_ledger(output, "faces", version, shard)["clip_id"].unique().to_pylist())
+    return ids
 
 
 def _words(rows: Iterable[dict], clips: set[str]) -> list[str]:

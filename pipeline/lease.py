@@ -3,7 +3,8 @@
     OUT/lease/<epoch>.json      the highest epoch is in force: its holder, since when, its latest heartbeat
 
 Whoever wants the output creates the next epoch, by a conditional put (on a file system: a link), which exactly one of
-any number of takers wins. An epoch's object is written by its holder alone, so a holder that was taken for dead and
+any number of takers wins; a taker whose put succeeded while the reply was lost knows its claim by the token in it. An
+epoch's object is written by its holder alone, so a holder that was taken for dead and
 wakes up overwrites nobody's claim: it finds a higher epoch and stops. Epochs are never used twice; released ones stay
 until the next holder removes them.
 
@@ -32,6 +33,7 @@ from pipeline.errors import LeaseError
 from pipeline.store import Output
 
 FOLDER = "lease"
+_WAKE = signal.SIGUSR2  # not SIGINT: whatever is started in the background of a script ignores that
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ class Lease:
             self._notice_expiry()
             if self._problem is not None:
                 if self._owner_waits_in_main and not self._ended.is_set():
-                    # it may be waiting for minutes; `hold` turns the KeyboardInterrupt into a LeaseError
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    # it may be waiting for minutes
+                    signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
                 return
 
     def _renew(self) -> None:
@@ -113,11 +115,15 @@ class Lease:
         self._renewed = begun
 
     def _start(self) -> None:
+        if self._owner_waits_in_main:
+            self._handler_before = signal.signal(_WAKE, lambda *_: None if self._ended.is_set() else self.check())
         self._thread.start()
 
     def _end(self) -> None:
         self._ended.set()
         self._thread.join()
+        if self._owner_waits_in_main:
+            signal.signal(_WAKE, self._handler_before or signal.SIG_DFL)
         if self._problem is None:
             store.write_bytes(self.output, _path(self.epoch), _encode(replace(self.claim, released=True)))
 
@@ -141,7 +147,7 @@ def hold(output: Output, run: str, config: LeaseConfig) -> Iterator[Lease]:
             yield lease
         finally:
             lease._end()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # what Ray makes of the exception of any signal handler
         lease.check()
         raise
 
@@ -206,7 +212,7 @@ def create(output: Output, path: str, data: bytes) -> bool:
     Args:
         output: where.
         path: relative to the output.
-        data: the file's bytes; nobody sees a part of them.
+        data: the file's bytes, which no other caller has; nobody sees a part of them.
 
     Returns:
         False: somebody was first.
@@ -228,15 +234,23 @@ def create(output: Output, path: str, data: bytes) -> bool:
         finally:
             aside.unlink()
     except FileExistsError:
-        return False
+        return _holds(output, full, data)
     except (TypeError, NotImplementedError) as error:
         raise LeaseError(f"the storage of {output.root} offers no conditional write, so no lease: {error}") from error
     except OSError as error:
         text = f"{error} {error.__cause__}"
         if any(word in text for word in ("412", "PreconditionFailed", "ConditionalRequestConflict", "pre-condition")):
-            return False
+            return _holds(output, full, data)
         raise
     return True
+
+
+def _holds(output: Output, full: str, data: bytes) -> bool:
+    """Whether a file that is there already is what we wrote: the reply was lost, and the client's retry was refused."""
+    try:
+        return bool(output.fs.cat_file(full) == data)
+    except FileNotFoundError:
+        return False
 
 
 # -- lease objects ----------------------------------------------------------------------------------------------------

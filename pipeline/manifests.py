@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import files, tars
+from pipeline import files, roots, tars
 from pipeline.config import Config
 from pipeline.errors import ConfigError, ManifestError
 
@@ -42,6 +42,8 @@ def read_manifest(uri: str, config: Config) -> list[dict[str, Any]]:
     places: dict[tuple[Any, ...], str] = {}
     for place, line in _lines(uri, options):
         clip = _parse(line, uri, place)
+        if not roots.is_allowed(clip["uri"], config.sources.allow):
+            raise ManifestError(f"{place}, column 'uri': {roots.refusal(clip['uri'])}")
         identity = (clip["uri"], clip["member"], clip["start_s"], clip["end_s"])
         if identity in places:
             raise ManifestError(f"{place}, column 'uri': the same clip as in {places[identity]}; remove one of them")
@@ -111,7 +113,7 @@ def _parquet_rows(uri: str, file: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         _check_columns(uri, "schema", table.schema_arrow.names)
         columns = [name for name in COLUMNS if name in table.schema_arrow.names]
         number = 0
-        for batch in table.iter_batches(columns=columns):
+        for batch in table.iter_batches(columns=columns, use_threads=False):  # as in store._open_parquet
             for row in batch.to_pylist():
                 number += 1
                 yield f"{uri}, row {number}", row
@@ -277,6 +279,8 @@ def _parse_celebv(entry: Any, place: str) -> tuple[str, float | None, float | No
     """(ytb_id, start_s, end_s, [left, top, right, bottom] in fractions) of one checked clip."""
     if not isinstance(entry, dict) or not isinstance(entry.get("ytb_id"), str) or not entry["ytb_id"]:
         raise ManifestError(f"{place}, column 'ytb_id': missing")
+    if "/" in entry["ytb_id"]:  # it becomes the name of a file in the folder of videos
+        raise ManifestError(f"{place}, column 'ytb_id': not a name: {entry['ytb_id']!r}")
     duration, box = entry.get("duration"), entry.get("bbox")
     if not isinstance(duration, dict):
         raise ManifestError(f"{place}, column 'duration': must hold start_sec and end_sec")

@@ -32,7 +32,7 @@ def cluster_identities(
         hdbscan calls noise.
 
     Raises:
-        ConfigError: no such method, or scikit-learn's HDBSCAN fails at this threshold.
+        ConfigError: no such method.
     """
     embeddings = np.asarray(embeddings, np.float64)
     labels: list[str | None] = [None] * len(embeddings)
@@ -97,7 +97,4 @@ def _hdbscan(unit_ND: np.ndarray, threshold: float, min_cluster_size: int) -> np
     model = HDBSCAN(
         min_cluster_size=max(2, min_cluster_size), metric="euclidean", cluster_selection_epsilon=epsilon, copy=True
     )
-    try:
-        return model.fit_predict(unit_ND).astype(np.int64)
-    except TypeError as error:  # scikit-learn 1.9.1, traverse_upwards: some trees and thresholds
-        raise ConfigError(f"scikit-learn's HDBSCAN fails on these faces at {threshold:g}; try another") from error
+    return model.fit_predict(unit_ND).astype(np.int64)

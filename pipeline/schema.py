@@ -98,6 +98,7 @@ FLOW = pa.schema(
         *CHUNK,
         field("fingerprint", pa.string(), "of the clip's bytes"),
         field("slots", pa.list_(pa.string()), "slots whose results this chunk still misses"),
+        field("ready", pa.float64(), "when it left the stage before, on that machine's clock; for metrics", "s"),
         field("face_index", pa.large_list(pa.int32()), "frame of each face, as position within the chunk"),
         field("face_number", pa.large_list(pa.int32()), "`face` of each face that is stored; null: found in this run"),
         field("face", pa.large_list(pa.float32()), "per face x1 y1 x2 y2, score, five points: 15 numbers"),

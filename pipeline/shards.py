@@ -79,7 +79,7 @@ def read_shard_state(
     found = recorded.select(["fingerprint", "status", "error_class", "sampled"]).take(at)
     known_N = _mask(at.is_valid())
     same_N = known_N & _equal(found["fingerprint"], clips["fingerprint"])
-    forgotten_N = are_forgotten(clips["clip_id"], tombstones)
+    forgotten_N = are_forgotten(clips, tombstones)
     in_quarantine_N = same_N & _mask(pc.equal(found["status"], "quarantined")) & ~forgotten_N
     # a quarantined clip stays so whatever models are wanted, for its bytes are wrong; unless we or the storage were
     retried_N = in_quarantine_N & _mask(pc.is_in(found["error_class"], value_set=pa.array(sorted(TRIED_AGAIN))))

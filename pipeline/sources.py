@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import files, manifests, tars
+from pipeline import files, manifests, roots, tars
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.schema import CLIP
@@ -84,9 +84,13 @@ def _read_file(uri: str, info: dict[str, Any], config: Config) -> Corpus:
 
 def _read_listing(root: str, found: list[files.Found], config: Config) -> Corpus:
     """Corpus of listed files: videos, and the members of tar shards."""
+    outside = [file.uri for file in found if not roots.is_allowed(file.uri, config.sources.allow)]
+    if found and len(outside) == len(found):
+        raise ConfigError(f"no file of the corpus may be opened: {roots.refusal(outside[0])}")
+    ignored = [tars.printable(uri) for uri in outside]  # links that lead out
+    found = [file for file in found if file.uri not in set(outside)] if outside else found
     listings = tars.list_tars((file.uri for file in found if _is_tar(file.name)), config.storage.options)
     rows: list[dict[str, Any]] = []
-    ignored: list[str] = []
     for file in found:
         if file.uri in listings:
             _add_members(file, listings[file.uri], rows, ignored)

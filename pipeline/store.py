@@ -15,8 +15,9 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,15 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
-from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from pipeline import schema
 from pipeline.errors import OutputError
 
 CHUNKS_KEY = b"faceatlas.chunks"
 VERSIONS_KEY = b"faceatlas.versions"
-_READERS = 16  # footers are small: reading them is waiting, not work
+_READERS = 16  # reading is waiting more than work
 
 #: one row per chunk that a file holds; `video` is given with the clip's last chunk
 LEDGER = pa.schema(
@@ -158,11 +157,25 @@ def list_files(output: Output, folder: str) -> list[str]:
     return sorted(name for name in names if name.endswith(".parquet") and not name.rsplit("/", 1)[-1].startswith("."))
 
 
-def _footer(output: Output, path: str) -> dict[bytes, bytes]:
+@contextmanager
+def _open_parquet(output: Output, path: str, block_size: int | None = None) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of the output, read by the calling thread alone.
+
+    Arrow's own threads must never hold what a Python file gave: they may let go of it when the interpreter has begun to
+    end, and then the process aborts (exit code 134) after its work was done. So: no `pre_buffer`, no `use_threads`, no
+    dataset over an fsspec handler.
+    """
     if isinstance(output.fs, LocalFileSystem):  # several times faster than through a Python file
-        return dict(pq.read_metadata(output.path(path)).metadata or {})
-    with output.fs.open(output.path(path), "rb", block_size=1 << 17) as file:
-        return dict(pq.read_metadata(file).metadata or {})
+        with pq.ParquetFile(output.path(path), pre_buffer=False) as file:
+            yield file
+        return
+    with output.fs.open(output.path(path), "rb", block_size=block_size) as stream:
+        yield pq.ParquetFile(stream, pre_buffer=False)
+
+
+def _footer(output: Output, path: str) -> dict[bytes, bytes]:
+    with _open_parquet(output, path, block_size=1 << 17) as file:
+        return dict(file.metadata.metadata or {})
 
 
 def read_ledger(output: Output, table_name: str, version: str, shard: str) -> pa.Table:
@@ -236,8 +249,24 @@ def replace_chunks(output: Output, path: str, rows: pa.Table, ledger: pa.Table) 
 
 def read_file(output: Output, path: str) -> pa.Table:
     """One Parquet file of the output, without the columns of its folder names."""
-    with output.fs.open(output.path(path), "rb") as file:
-        return pq.read_table(file)
+    with _open_parquet(output, path) as file:
+        return file.read(use_threads=False)
+
+
+def _read_columns(output: Output, path: str, columns: pa.Schema) -> pa.Table:
+    """Columns of a file: of those it lacks, folder names (`shard=...`) fill some and nulls the rest."""
+    folders = dict(part.split("=", 1) for part in path.split("/") if "=" in part)
+    with _open_parquet(output, path) as file:
+        names = set(file.schema_arrow.names)
+        rows = file.read([name for name in columns.names if name in names], use_threads=False)
+    n = file.metadata.num_rows
+    arrays = [
+        rows[field.name].cast(field.type)
+        if field.name in names
+        else pa.array([folders.get(field.name)] * n, field.type)
+        for field in columns
+    ]
+    return pa.Table.from_arrays(arrays, schema=columns)
 
 
 # -- one file per shard: clips, quarantine ----------------------------------------------------------------------------
@@ -313,15 +342,9 @@ def read_version(
     files = list_files(output, partition(name, version, shard))
     if not files:
         return table.empty_table() if columns is None else table.empty_table().select(columns)
-    dataset = pyarrow.dataset.dataset(
-        [output.path(file) for file in files],
-        schema=table,
-        filesystem=PyFileSystem(FSSpecHandler(output.fs)),
-        format="parquet",
-        partitioning=pyarrow.dataset.HivePartitioning(pa.schema([("version", pa.string()), ("shard", pa.string())])),
-        partition_base_dir=output.path(name),
-    )
-    return dataset.to_table(columns=list(columns) if columns is not None else table.names)
+    wanted = table if columns is None else pa.schema([table.field(name) for name in columns], table.metadata)
+    with ThreadPoolExecutor(_READERS) as readers:
+        return pa.concat_tables(readers.map(lambda file: _read_columns(output, file, wanted), files))
 
 
 def read_table(

@@ -40,6 +40,7 @@ class Tally:
     _quarantine: dict[str, list[dict]] = field(default_factory=dict)
     _outcomes: Counter[str] = field(default_factory=Counter)
     _ended: list[str] = field(default_factory=list)
+    error_classes: Counter[str] = field(default_factory=Counter)  # of clips that were quarantined in this run
 
     def __post_init__(self) -> None:
         self._outcomes.update(self.plan.outcomes)
@@ -111,6 +112,7 @@ class Tally:
         row = _clip_row(clip, state)
         self._rows.setdefault(clip["shard"], []).append(row)
         if state.error is not None:
+            self.error_classes[state.error["error_class"]] += 1
             self._quarantine.setdefault(clip["shard"], []).append(_quarantine_row(clip, state.error))
         self._outcomes[row["status"]] += 1
         self._left[clip["shard"]] -= 1

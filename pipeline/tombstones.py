@@ -3,8 +3,9 @@
     OUT/tombstones/<name>.parquet
 
 A tombstone holds a hash of the clip's id, never the id: who searches the output for the id finds nothing, but a plan,
-which has the id from the manifest, recognises it. For a person in a clip that stays, it holds the boxes of that
-person's faces: faces found there again are not written. Boxes say where not to look; they carry no likeness.
+which has the id from the manifest, recognises it. Of a source that was forgotten it holds a hash of the URI, for clips
+that a later manifest cuts out of it. For a person in a clip that stays, it holds the boxes of their faces: faces found
+there again are not written. Boxes say where not to look; they carry no likeness.
 """
 
 import hashlib
@@ -24,7 +25,9 @@ SAME_FACE_IOU = 0.5  # a face that overlaps a forgotten one by this much is that
 
 TOMBSTONES = pa.schema(
     [
-        schema.field("clip", pa.string(), "16 hex digits of BLAKE2b over the clip_id", nullable=False),
+        schema.field(
+            "clip", pa.string(), "16 hex digits of BLAKE2b over the clip_id or the source's URI", nullable=False
+        ),
         schema.field("frame", pa.int64(), "frame of a face; null: the whole clip"),
         schema.field("box", pa.list_(pa.float32(), 4), "x1 y1 x2 y2 of the face", "px"),
     ]
@@ -37,13 +40,13 @@ def hide(clip_id: str) -> str:
 
 
 def read_tombstones(output: Output) -> frozenset[str]:
-    """Hidden names of the clips that are forgotten as a whole."""
+    """Hidden names of the clips and sources that are forgotten as a whole."""
     table = read_all(output)
     return frozenset(table.filter(table["frame"].is_null())["clip"].to_pylist())
 
 
 def write_tombstones(output: Output, clips: Iterable[str], faces: Iterable[tuple[str, int, Sequence[float]]]) -> None:
-    """Leave tombstones of whole clips, and of faces (clip_id, frame, box); the same ones again change nothing."""
+    """Leave tombstones of clips or sources (ids, URIs) and of faces (clip_id, frame, box); repeating is harmless."""
     rows: list[dict[str, Any]] = [{"clip": hide(clip), "frame": None, "box": None} for clip in sorted(clips)]
     rows += [{"clip": hide(clip), "frame": frame, "box": list(box)} for clip, frame, box in sorted(faces)]
     name = hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
@@ -91,9 +94,10 @@ def read_all(output: Output) -> pa.Table:
     return pa.concat_tables([TOMBSTONES.empty_table(), *(table.cast(TOMBSTONES) for table in tables)])
 
 
-def are_forgotten(clip_ids: pa.ChunkedArray, tombstones: Collection[str]) -> np.ndarray:
-    """Mask of the clips that are forgotten as a whole."""
-    if not tombstones:
-        return np.zeros(len(clip_ids), bool)
-    hidden = pa.array([hide(clip_id) for clip_id in clip_ids.to_pylist()], pa.string())
-    return pc.is_in(hidden, value_set=pa.array(sorted(tombstones))).to_numpy(zero_copy_only=False)
+def are_forgotten(clips: pa.Table, tombstones: Collection[str]) -> np.ndarray:
+    """Mask of the clips (schema.CLIP) that are forgotten as a whole, or whose source is."""
+    forgotten = np.zeros(clips.num_rows, bool)
+    for column in ("clip_id", "uri") if tombstones else ():
+        hidden = pa.array([hide(name) for name in clips[column].to_pylist()], pa.string())
+        forgotten |= pc.is_in(hidden, value_set=pa.array(sorted(tombstones))).to_numpy(zero_copy_only=False)
+    return forgotten

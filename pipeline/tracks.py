@@ -25,6 +25,9 @@ from pipeline.track_faces import Faces, read_faces, split_clips
 
 #: Below this quality an embedding says little, and a low cosine does not break a track.
 GOOD_QUALITY = 0.25
+#: `TracksConfig.switch_cosine` where neither the user nor the model's entry states one: the strangers of embeddings
+#: that were trained on many people lie around 0.
+SWITCH_COSINE = 0.1
 #: A change of person is looked for between windows of good faces, at least so many, a few blended ones between them.
 SWITCH_WINDOW, SWITCH_LEAST, SWITCH_BLEND = 8, 5, 4
 #: Faces this many robust standard deviations below their track's median cosine are left out of its embedding.
@@ -157,7 +160,7 @@ def _match(faces: Faces, here: slice, good_F: np.ndarray, live: _Live, config: T
     cosine_FT = np.maximum(looks_FT, unit_FD @ live.last_TD.T)
     known_FT = faces.embedded[here][:, None] & live.embedded_T
     alike_FT = known_FT & (cosine_FT >= config.min_cosine)
-    other_FT = good_F[:, None] & live.good_T & (looks_FT < config.switch_cosine)
+    other_FT = good_F[:, None] & live.good_T & (looks_FT < switch_below(config))
     allowed_FT = alike_FT | ((iou_FT >= config.min_iou) & ~other_FT)
     gain_FT = np.where(allowed_FT, 1e-6 + iou_FT + np.where(known_FT, np.maximum(cosine_FT, 0), 0), 0)
     face, row = linear_sum_assignment(gain_FT, maximize=True)
@@ -177,11 +180,16 @@ def overlap(box_F4: np.ndarray, box_T4: np.ndarray) -> np.ndarray:
     return np.nan_to_num(shared_FT / np.where(union_FT > 0, union_FT, 1))
 
 
+def switch_below(config: TracksConfig) -> float:
+    """The cosine below which a good face is somebody else: as configured, else what holds for most models."""
+    return SWITCH_COSINE if config.switch_cosine is None else config.switch_cosine
+
+
 def split_switches(track_N: np.ndarray, faces: Faces, config: TracksConfig) -> np.ndarray:
     """Cut the tracks where a few blended frames lead from one person to another, each alike to the one before.
 
     A track is cut, as often as needed, where the mean looks of the good faces before and after have a cosine below
-    `config.switch_cosine`.
+    `switch_below(config)`.
 
     Returns:
         int64 (N,): tracks, not numbered without gaps.
@@ -202,7 +210,7 @@ def split_switches(track_N: np.ndarray, faces: Faces, config: TracksConfig) -> n
         length_P = np.linalg.norm(before_PD, axis=1) * np.linalg.norm(after_PD, axis=1)
         cosine_P = (before_PD * after_PD).sum(axis=1) / np.maximum(length_P, 1e-6)
         worst = int(cosine_P.argmin())
-        if cosine_P[worst] < config.switch_cosine:
+        if cosine_P[worst] < switch_below(config):
             cut = int(np.searchsorted(rows_M, good_G[end_P[worst] + SWITCH_BLEND // 2]))
             track_N[rows_M[cut:]] = next_track
             next_track += 1

@@ -17,6 +17,15 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of two test processes one does the whole runs, which share a Ray, from the start; the other does all the rest."""
+    for item in items:
+        whole = "end_to_end" in item.path.parts
+        item.add_marker(pytest.mark.xdist_group("whole runs" if whole else str(item.path)))
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+
+
 def _folder(variable, default):
     folder = Path(os.environ.get(variable, default))
     if not folder.is_dir():

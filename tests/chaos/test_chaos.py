@@ -3,10 +3,10 @@
 An undisturbed run is the truth. A disturbed one, with at most one rerun, must give the same tables, row for row.
 """
 
+import contextlib
+import itertools
 import os
 import random
-import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -27,10 +27,10 @@ PROJECT = HERE.parents[1]
 
 # what differs between two runs that say the same: how often it took until a clip was given up
 ATTEMPTS = "attempts"
-RUN_S = 1200
+LIMIT_S = 4  # of what hangs: it is met three times
+RUN_S = 400  # a minute and less with two cores of its own
 
-# not yet seen to pass: the machine was too busy; take `slow` away once it is (seeds from 3 on stay slow)
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * RUN_S)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(3 * RUN_S)]
 
 
 def patiently(start):
@@ -50,12 +50,12 @@ class Nodes:
     def __init__(self):
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 3, "include_dashboard": False, "object_store_memory": 150 << 20}
+        head = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 150 << 20}
         self.cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         self.worker = self.add()
 
     def add(self):
-        return patiently(lambda: self.cluster.add_node(num_cpus=3, object_store_memory=150 << 20))
+        return patiently(lambda: self.cluster.add_node(num_cpus=2, object_store_memory=150 << 20))
 
     def replace(self):
         self.cluster.remove_node(self.worker, allow_graceful=False)
@@ -105,8 +105,8 @@ def start(nodes, tmp_path_factory):
     def job(corpus, out, options=None):
         settings = {
             "decode": {"chunk_frames": CHUNK},
-            "faults": {"decode_limit_s": 8, "annotate_limit_s": 8},
-            "actors": {"gpus": 0, "size": 2},
+            "faults": {"decode_limit_s": LIMIT_S, "annotate_limit_s": LIMIT_S},
+            "actors": {"pools": [{"size": 2, "gpus": 0, "threads": 1}]},
             "store": {"chunks_per_file": 8},
             "ray": {"address": nodes.cluster.address},
             "storage": {"options": options or {}},
@@ -122,7 +122,11 @@ def start(nodes, tmp_path_factory):
     return job
 
 
+FINISHED = "NOT IN ORDER: 1 clips failed by a mistake"  # all is done but for the clip that makes a model raise
+
+
 def wait(process):
+    """The exit code of a job and all that it said."""
     code = process.wait(RUN_S)
     process.log.seek(0)
     return code, process.log.read()
@@ -161,46 +165,65 @@ def undisturbed(start, corpus, tmp_path_factory):
     return tables(out)
 
 
-def disturb(process, nodes, seed, kinds):
-    """Kill something every few seconds until the job has ended; returns what was killed."""
+#: what is killed -> how the title of its process begins
+TITLES = {"worker": "ray::MapBatches", "actor": "ray::MapWorker", "keeper": "ray::Attempts"}
+
+
+def plan_kills(seed):
+    """What is to be killed, in order; the driver anywhere but first, for it ends its run."""
     chance = random.Random(seed)
-    begun, killed = time.monotonic(), []
-    pending = list(kinds)
-    chance.shuffle(pending)
-    while process.poll() is None and pending:
-        time.sleep(chance.uniform(2.0, 6.0))
-        kind = pending[0]
-        if kind == "driver" and len(pending) > 1:  # what follows would find nothing to kill
-            pending = [*pending[1:], kind]
-            continue
+    kinds = ["worker", "actor", "node", "keeper", "actor"]
+    chance.shuffle(kinds)
+    kinds.insert(chance.randint(1, len(kinds)), "driver")
+    return kinds, chance
+
+
+def disturb(process, nodes, pending, chance):
+    """Kill what is pending, one every few seconds, until the job has ended; returns what was killed."""
+    killed = []
+    while pending:
+        time.sleep(chance.uniform(2.0, 5.0))
+        while process.poll() is None:
+            before = list(itertools.takewhile(lambda kind: kind != "driver", pending)) or ["driver"]
+            if kind := next((kind for kind in before if kill(process, nodes, kind, chance)), None):
+                pending.remove(kind)
+                killed.append(kind)
+                break
+            time.sleep(0.1)  # no such process is there at the moment
         if process.poll() is not None:
             break
-        if kind == "node":
-            nodes.replace()
-        elif kind == "driver":
-            process.kill()
-        else:
-            found = nodes.processes({"worker": "ray::MapBatches(decode", "actor": "ray::MapWorker"}[kind])
-            if not found:
-                if time.monotonic() - begun > RUN_S:
-                    break
-                continue  # later
-            victim = chance.choice(found)
-            try:
-                victim.send_signal(signal.SIGKILL)
-            except psutil.NoSuchProcess:
-                continue
-        killed.append(pending.pop(0))
     return killed
 
 
+def kill(process, nodes, kind, chance):
+    """Kill something of a kind; returns whether it was there."""
+    if kind == "node":
+        nodes.replace()
+        return True
+    if kind == "driver":
+        process.kill()
+        process.wait()
+        return True
+    for victim in chance.sample(found := nodes.processes(TITLES[kind]), len(found)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
+            return True
+    return False
+
+
 def trial(start, nodes, corpus, out, seed, options=None):
+    """A disturbed run, and another one if that was not in order; returns what the last one said."""
+    pending, chance = plan_kills(seed)
     process = start(corpus, out, options)
-    killed = disturb(process, nodes, seed, ["worker", "actor", "node", "worker", "actor", "driver"])
+    killed = disturb(process, nodes, pending, chance)
     code, text = wait(process)
-    if code not in (0, 1) or "NOT IN ORDER: 1 clips failed by a mistake" not in text:
-        time.sleep(5)  # Ray ends the workers of a driver that is gone
-        code, text = wait(start(corpus, out, options))
+    if code != 1 or FINISHED not in text:
+        deadline = time.monotonic() + 30
+        while nodes.processes(TITLES["actor"]) and time.monotonic() < deadline:
+            time.sleep(0.2)  # Ray ends the workers of a driver that is gone
+        process = start(corpus, out, options)
+        killed += disturb(process, nodes, [kind for kind in pending if kind != "driver"], chance)
+        code, text = wait(process)
     return code, text, killed
 
 
@@ -215,6 +238,7 @@ def test_tables_are_those_of_an_undisturbed_run(start, nodes, corpus, undisturbe
     assert len(killed) >= 4
 
 
+@pytest.mark.slow
 def test_the_same_on_s3_through_a_faulty_proxy(start, nodes, tmp_path):
     server = S3Server()
     proxy = FaultyProxy(server.endpoint, 1, unavailable=0.03, cut=0.03, reset=0.02, slow=0.05, delay_s=0.2)
@@ -240,23 +264,3 @@ def test_the_same_on_s3_through_a_faulty_proxy(start, nodes, tmp_path):
     finally:
         proxy.stop()
         server.stop()
-
-
-def test_sigterm_ends_a_run_in_order(start, nodes, corpus, tmp_path, undisturbed):
-    out = tmp_path / "out"
-    process = start(corpus, out)
-    deadline = time.monotonic() + RUN_S
-    while not list(out.glob("faces/*/*/*.parquet")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.terminate()
-    code, text = wait(process)
-    assert code == 143, text
-    assert "run the same command again" in text or "the same command does the rest" in text
-    faces = pipeline.read_table(str(out), "faces").num_rows
-    assert faces > 0
-    code, text = wait(start(corpus, out))
-    assert code == 1, text
-    assert tables(out) == undisturbed
-    shutil.rmtree(out)

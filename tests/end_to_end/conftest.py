@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,5 +47,28 @@ def annotate(local_ray):
         # logical GPUs are there for the tests of pools; all others run on the CPU
         gpus = [] if any("pools" in a or "gpus" in a for a in assignments) else ["actors.gpus=0"]
         return job.run(str(corpus), str(out), bundle, load_config(None, [*gpus, *assignments], {}))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def command():
+    """The command line in a process of its own: exit code, output, seconds, and which heavy packages it loaded."""
+    program = (
+        "import sys\nfrom jobs.cli import app\ntry:\n    app(sys.argv[1:])\nfinally:\n"
+        "    print('LOADED', [name for name in ('ray', 'torch') if name in sys.modules], file=sys.stderr)"
+    )
+
+    def run(*arguments):
+        begun = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            cwd=Path(__file__).resolve().parents[2],
+            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr, time.monotonic() - begun
 
     return run

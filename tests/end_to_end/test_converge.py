@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -17,7 +15,6 @@ import pipeline
 from pipeline import lease, store
 from pipeline.config import LeaseConfig
 
-PROJECT = Path(__file__).resolve().parents[2]
 FACTORY = '''
 """An emotion model that costs nothing: mean colours of the crop, scaled."""
 import torch
@@ -116,38 +113,20 @@ def test_the_chunks_of_an_upgrade_span_frames_without_faces_too(annotated, annot
     assert (report.in_order, report.frames) == (True, 0)
 
 
-def run(*arguments):
-    """The command line in a process of its own: exit code, output, seconds, and which heavy packages it loaded."""
-    program = (
-        "import sys\nfrom jobs.cli import app\ntry:\n    app(sys.argv[1:])\nfinally:\n"
-        "    print('LOADED', [name for name in ('ray', 'torch') if name in sys.modules], file=sys.stderr)"
-    )
-    begun = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        cwd=PROJECT,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr, time.monotonic() - begun
-
-
 def options(bundle_file):
     return ["--bundle", bundle_file, *(part for setting in SETTINGS for part in ("--set", setting))]
 
 
-def test_a_second_run_loads_neither_ray_nor_torch(annotated, bundle, few):
-    code, text, seconds = run("annotate", few, annotated, *options(bundle(2.0)))
+def test_a_second_run_loads_neither_ray_nor_torch(command, annotated, bundle, few):
+    code, text, seconds = command("annotate", few, annotated, *options(bundle(2.0)))
     assert code == 0, text
     assert "LOADED []" in text
     assert seconds < 10
 
 
-def test_a_second_run_at_the_same_time_is_refused_with_exit_code_2(annotated, bundle, few):
+def test_a_second_run_at_the_same_time_is_refused_with_exit_code_2(command, annotated, bundle, few):
     with lease.hold(store.open_output(annotated), "run of the test", LeaseConfig()):
-        code, text, _ = run("annotate", few, annotated, *options(bundle(2.0)))
+        code, text, _ = command("annotate", few, annotated, *options(bundle(2.0)))
     assert code == 2, text
     assert f"in use by run of the test on {os.uname().nodename} (process {os.getpid()}) since" in text
 
@@ -189,3 +168,16 @@ def test_a_reader_beside_a_run_sees_only_whole_chunks(annotate, bundle, few, tmp
             chunk = chunk_of[row["clip_id"], row["frame"]]
             counts[chunk] = counts.get(chunk, 0) + 1
         assert all(count == faces_in[chunk] for chunk, count in counts.items())
+
+
+def test_a_version_that_a_part_of_the_clips_has_comes_into_force_only_on_demand(
+    annotate, bundle, few, annotated, capsys
+):
+    before = store.read_current(store.open_output(annotated))
+    report = annotate(few / "no_face.mp4", annotated, bundle(3.0), *SETTINGS)
+    assert (report.in_order, report.held_back) == (True, 2)
+    assert store.read_current(store.open_output(annotated)) == before
+    assert "NOT IN FORCE YET: 2 clips" in capsys.readouterr().out
+    report = annotate(few / "no_face.mp4", annotated, bundle(3.0), *SETTINGS, "store.switch_early=true")
+    assert (report.in_order, report.held_back) == (True, 0)
+    assert store.read_current(store.open_output(annotated))["emotions"] != before["emotions"]

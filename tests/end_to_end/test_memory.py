@@ -26,7 +26,7 @@ def watch(process, peaks, stop):
             peaks[child.pid] = max(peaks.get(child.pid, (0, name)), (info.rss, name))
 
 
-@pytest.mark.parametrize("minutes", [2, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("minutes", [1, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_no_process_takes_too_much(long_video, shared_bundle, tmp_path, minutes):
     command = [Path(sys.executable).parent / "faceatlas", "annotate", long_video(minutes), tmp_path / "out"]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}

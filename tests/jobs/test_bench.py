@@ -83,6 +83,21 @@ def test_a_model_that_answers_otherwise_in_batches_gets_no_speed(data, bundle, w
     assert "frames_per_s" not in done.stdout
 
 
+def test_an_upgrade_runs_its_model_alone_and_gives_the_same_numbers(data, bundle):
+    video = data / "videos" / "single_face.mp4"
+    every = ("--set", "decode.every=8", "--json")
+    done = bench("upgrade", "--video", video, "--bundle", bundle(by_batch=False), *every)
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.output)
+    assert said["upgrade"]["frames"] == said["from_scratch"]["frames"] > 8
+    assert set(said["upgrade"]) == {"frames", "decode_s", "actor_s", "write_s", "total_s"}
+
+
+def test_an_upgrade_of_a_slot_that_is_not_there_is_refused(data, bundle):
+    video = data / "videos" / "single_face.mp4"
+    assert bench("upgrade", "--video", video, "--bundle", bundle(by_batch=False), "--slot", "gaze").exit_code == 2
+
+
 def test_decoding_needs_no_model(data, bundle):
     said = json.loads(on(data, bundle(by_batch=False), "decode").stdout)
     assert (said["frames"] >= 8, said["faces"]) == (True, 0)

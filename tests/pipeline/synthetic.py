@@ -39,7 +39,7 @@ def make_corpus(clips):
     return Corpus(pa.table(arrays, schema=schema.CLIP), [])
 
 
-def write_footers(output, corpus, kept=lambda i: CHUNKS, chunks_per_file=CHUNKS * CLIPS_PER_SHARD):
+def write_footers(output, corpus, kept=lambda i: CHUNKS, chunks_per_file=CHUNKS * CLIPS_PER_SHARD, versions=VERSIONS):
     """The first chunks of each clip, as many as are to be kept of the i-th, in every slot's table."""
     rows = corpus.clips.select(["clip_id", "shard", "fingerprint"]).to_pylist()
     shards = {}
@@ -62,7 +62,7 @@ def write_footers(output, corpus, kept=lambda i: CHUNKS, chunks_per_file=CHUNKS 
             ledger = pa.Table.from_pylist(entries[at : at + chunks_per_file], schema=store.LEDGER)
             for slot in SLOTS:
                 table, empty = schema.TABLE_OF_SLOT[slot], schema.slot_schema(slot).empty_table()
-                store.write_chunks(output, table, VERSIONS[slot], shard, empty, ledger)
+                store.write_chunks(output, table, versions[slot], shard, empty, ledger)
 
 
 def measure(output, corpus):

@@ -45,14 +45,13 @@ def flow(*firsts):
 @pytest.fixture
 def annotate(attempts, tmp_path):
     """annotate(chunks, deaths={first: n}) -> (rows, calls): what a careful Marker says, and in which calls it did."""
-    from workloads import Marker
 
     def run(chunks, deaths=()):
         for first, number in dict(deaths).items():
             for _ in range(number):
                 attempts.died(Mark("annotate:face", f"clip{first}", "1", first), "its worker died")
         log = tmp_path / "log"
-        rows = Careful(Marker, {"log": str(log)}, ["face"], Marks(attempts), FAULTS)(chunks)
+        rows = Careful("workloads:Marker", {"log": str(log)}, ["face"], Marks(attempts), FAULTS)(chunks)
         assert rows.schema == chunks.schema
         return rows.to_pylist(), [line.split(" ", 1) for line in log.read_text().splitlines()]
 

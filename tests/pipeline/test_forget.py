@@ -1,6 +1,7 @@
 """What is forgotten is nowhere in the output's bytes, and no rerun brings it back."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import chunks, forget, quarantine, schema, store
+from pipeline import chunks, files, forget, quarantine, schema, store
 from pipeline.chunks import Job
 from pipeline.config import Config
 from pipeline.decisions import Decision, add_decision, read_decisions
@@ -164,6 +165,44 @@ def test_a_forgotten_clip_is_in_no_byte_of_the_output(how, output):
         assert np.allclose(
             row["embedding"], embedding("bbbb2222", p) / np.linalg.norm(embedding("bbbb2222", p)), atol=1e-5
         )
+
+
+RANGES = {files.clip_id(uri("long"), None, start, start + 5.0): start for start in (0.0, 5.0, 10.0)}
+
+
+def ranges():
+    """A corpus of three time ranges of one video."""
+    rows = [
+        {"clip_id": c, "uri": uri("long"), "shard": "s", "fingerprint": "x", "start_s": start, "end_s": start + 5.0}
+        for c, start in RANGES.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=schema.CLIP)
+
+
+@pytest.fixture
+def unfinished(output, monkeypatch):
+    """The output with chunks of two of the ranges, whose shard no `clips` file names yet."""
+    monkeypatch.setattr(sys.modules[__name__], "CLIPS", {**CLIPS, **dict.fromkeys(RANGES, 300.0)})
+    rows = [flow_row(clip, 0) for clip in list(RANGES)[:2]]
+    chunks.write_chunks(pa.Table.from_pylist(rows, schema=schema.FLOW), Job(output.root, Config(), SLOTS))
+    return output
+
+
+def test_ranges_of_a_source_in_an_unfinished_shard_are_forgotten_with_the_corpus(unfinished):
+    assert {row[0] for row in faces_of(unfinished)} > set(list(RANGES)[:2])
+    with pytest.raises(ConfigError, match=r"chunks of 2 clips .* Give --corpus"):
+        forget.forget_source(unfinished, uri("long"))
+    forget.forget_source(unfinished, uri("long"), ranges())
+    assert {row[0] for row in faces_of(unfinished)} == {"aaaa1111", "bbbb2222"}
+    after = all_bytes(unfinished)
+    assert not [word for word in [*RANGES, uri("long")] if word.encode() in after]
+
+
+def test_no_later_range_of_a_forgotten_source_is_annotated(output):
+    forget.forget_source(output, uri("long"))
+    plan = make_plan(Corpus(ranges(), []), output, VERSIONS, NEEDS)
+    assert plan.work.num_rows == 0
+    assert plan.outcomes == {"forgotten": 3}
 
 
 def test_a_rerun_does_not_bring_a_forgotten_clip_back_and_the_totals_add_up(output):

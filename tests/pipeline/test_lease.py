@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -141,6 +142,15 @@ def sleep_without_the_lease(output):
         time.sleep(20)
 
 
+@pytest.fixture(params=["in front", "in the background of a script"])
+def place(request):
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN if "background" in request.param else signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("place")
 def test_a_block_that_waits_is_interrupted_when_its_lease_is_lost(output):
     begun = time.monotonic()
     with pytest.raises(LeaseError, match="taken over"):

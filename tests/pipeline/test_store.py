@@ -1,8 +1,13 @@
+import subprocess
+import sys
+
 import fsspec
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 import pipeline
 from pipeline import schema, store
@@ -75,6 +80,35 @@ def test_a_new_version_is_not_read_before_it_is_in_force(out):
     assert pipeline.read_table(out, "faces")["clip_id"].to_pylist() == ["a"]
     store.switch_current(output, {"faces": "v2"})
     assert pipeline.read_table(out, "faces")["clip_id"].to_pylist() == ["b"]
+
+
+READ_AND_END = """
+import sys, fsspec
+from fsspec.implementations.dirfs import DirFileSystem
+from pipeline import store
+fs = fsspec.filesystem("file")
+output = store.Output(DirFileSystem("/", fs) if sys.argv[2] == "remote" else fs, sys.argv[1])
+store.read_file(output, store.list_files(output, "faces")[0])
+store.read_version(output, "faces", "v1", ["face"])
+"""
+
+
+@pytest.mark.parametrize("storage", ["local", "remote"])
+def test_a_process_that_reads_and_ends_at_once_ends_well(tmp_path, storage):
+    # Arrow's threads used to let go of Python's buffers while the interpreter was ending: abort, in half of all cases
+    output = store.open_output(str(tmp_path))
+    for shard in range(8):
+        write(output, *[f"{shard}-{clip}" for clip in range(50)], shard=str(shard))
+    command = [sys.executable, "-c", READ_AND_END, str(tmp_path), storage]
+    ended = [subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(6)]
+    assert [(done.returncode, done.stderr) for done in ended] == [(0, "")] * 6
+
+
+def test_a_storage_of_any_kind_is_read_alike(tmp_path):
+    local = store.open_output(str(tmp_path))
+    write(local, "a", "b")
+    remote = store.Output(DirFileSystem("/", LocalFileSystem()), local.root)
+    assert store.read_version(remote, "faces", "v1").equals(store.read_version(local, "faces", "v1"))
 
 
 def test_tables_of_other_faces_go_out_of_force(out):

@@ -233,6 +233,14 @@ def test_the_representative_is_large_sure_and_typical():
     assert (row["representative_frame"], row["representative_face"]) == (2, 0)
 
 
+def test_from_which_cosine_on_a_face_is_somebody_else_depends_on_the_model():
+    # a weak embedding shows all people alike to some degree: here two strangers have a cosine of 0.25
+    first, second = (17 * (np.sqrt(0.75) * PEOPLE[i] + 0.5 * PEOPLE[5]).astype(np.float32) for i in (0, 1))
+    rows = [(frame, 0, LEFT, first if frame < 8 else second) for frame in range(16)]
+    assert link(*rows).num_rows == 1
+    assert link(*rows, config=TracksConfig(switch_cosine=0.3)).num_rows == 2
+
+
 def test_overlap_of_empty_and_missing_boxes_is_zero():
     boxes = np.array([[0, 0, 10, 10], [0, 5, 10, 15], [3, 3, 3, 3], [np.nan] * 4], np.float32)
     expected = [[1, 1 / 3, 0, 0], [1 / 3, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]

@@ -40,17 +40,20 @@ class FaultyProxy:
     Attributes:
         endpoint: its address.
         done: kind of fault (or `fine`) -> requests.
+        puts: kinds for the next PUT requests, whatever the shares say.
     """
 
     def __init__(self, target, seed, unavailable=0.0, cut=0.0, reset=0.0, slow=0.0, delay_s=0.3):
-        self.done = Counter()
+        self.done, self.puts = Counter(), []
         chance, lock = random.Random(seed), threading.Lock()
         shares = {"unavailable": unavailable, "cut": cut, "reset": reset, "slow": slow}
         proxy = self
 
-        def choose():
+        def choose(command):
             with lock:
                 kind = chance.choices([*shares, "fine"], [*shares.values(), 1 - sum(shares.values())])[0]
+                if command == "PUT" and proxy.puts:
+                    kind = proxy.puts.pop(0)
                 proxy.done[kind] += 1
                 return kind
 
@@ -62,7 +65,7 @@ class FaultyProxy:
                 body = self.rfile.read(length) if length else b""
                 if "chunked" in self.headers.get("Transfer-Encoding", ""):
                     raise NotImplementedError("the client sent a chunked body")
-                kind = choose()
+                kind = choose(self.command)
                 if kind == "unavailable":
                     return self.answer(503, {"Retry-After": "0"}, b"<Error><Code>ServiceUnavailable</Code></Error>")
                 upstream = http.client.HTTPConnection(urlsplit(target).netloc, timeout=60)

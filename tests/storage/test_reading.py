@@ -10,7 +10,7 @@ import pytest
 from pipeline import files, store, tars
 from pipeline.config import Config, DecodeConfig
 from pipeline.decode import decode_clip
-from pipeline.errors import ClipError
+from pipeline.errors import TRIED_AGAIN, ClipError
 from pipeline.sources import read_corpus
 
 FAULTS = {"unavailable": 0.08, "cut": 0.12, "reset": 0.08, "slow": 0.05, "delay_s": 0.2}
@@ -83,6 +83,13 @@ def test_a_storage_that_does_not_answer_is_not_the_clips_fault(clip_row):
     with pytest.raises(ClipError) as error:
         files.open_clip(clip_row("s3://bucket/video.mp4"), options)
     assert error.value.reason_class == "unreachable"
+
+
+def test_an_object_that_may_not_be_read_is_tried_again(put, s3, clip_row):
+    uri = put("private.mp4", b"bytes")
+    with pytest.raises(ClipError, match=f"no permission to read {uri}") as error:
+        files.open_clip(clip_row(uri), {"endpoint_url": s3["endpoint_url"], "anon": True})
+    assert error.value.reason_class in TRIED_AGAIN
 
 
 def test_an_object_that_is_not_there_is_the_clips_fault(s3, bucket, clip_row):

@@ -1,0 +1,70 @@
+"""Where an actor's time goes, model by model, as plain numbers: whoever runs the actor may record them."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+class Stopwatch:
+    """Adds up the seconds of the last call.
+
+    On a GPU the host does not wait for the models, so their time is taken by events on the device, which are read when
+    the results are there anyway; nothing is synchronised for it (not measured: no GPU was at hand).
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin a call."""
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._events: list[tuple[str, Any, Any]] = []
+        self._faces: dict[str, int] = defaultdict(int)
+        self._fill: list[float] = []
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        """The body counts for a model."""
+        if self.device.type == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            yield
+            end.record()
+            self._events.append((name, begin, end))
+            return
+        begun = time.perf_counter()
+        yield
+        self._seconds[name] += time.perf_counter() - begun
+
+    def batch(self, faces: int, room: int) -> None:
+        """A batch of faces was made, of `room` that would fit."""
+        self._fill.append(min(1.0, faces / room))
+
+    def count(self, name: str, faces: int) -> None:
+        """Faces went through a model."""
+        self._faces[name] += faces
+
+    def report(self) -> dict[str, Any]:
+        """The last call; its results must be on the host.
+
+        Returns:
+            `seconds` and `faces`: slot -> number; `batch_fill`: share of each batch of faces that was full;
+            `gpu_memory_bytes`: most that this process held since it began, 0 on a CPU.
+        """
+        seconds = dict(self._seconds)
+        for name, begin, end in self._events:
+            if end.query():  # else the call ended early, by an error
+                seconds[name] = seconds.get(name, 0.0) + begin.elapsed_time(end) / 1000
+        on_gpu = self.device.type == "cuda"
+        memory = torch.cuda.max_memory_allocated(self.device) if on_gpu else 0
+        return {
+            "seconds": seconds,
+            "faces": dict(self._faces),
+            "batch_fill": list(self._fill),
+            "gpu_memory_bytes": memory,
+        }
