@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 
 from pipeline.errors import ConfigError
 from pipeline.hiding import shown
+from pipeline.prices import PlanConfig
 
 ENV_PREFIX = "FACEATLAS__"
 
@@ -331,6 +332,7 @@ class Config(_Section):
     identities: IdentitiesConfig = IdentitiesConfig()
     storage: StorageConfig = StorageConfig()
     ray: RayConfig = RayConfig()
+    plan: PlanConfig = PlanConfig()
 
 
 def _put(tree: dict[str, Any], path: str, value: Any) -> None:
