@@ -1,13 +1,17 @@
 """`faceatlas plan CORPUS OUT`: what `annotate` would do, table by table and shard by shard, and at what price."""
 
 import json
+import os
 from collections import Counter
+from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from actors.bundles import Bundle
 from jobs.annotate import resolve, settings, wanted_of
 from jobs.options import (
     BundleOption,
@@ -21,8 +25,14 @@ from jobs.options import (
 )
 from pipeline import annotate as flow
 from pipeline import schema
+from pipeline.config import Config
+from pipeline.forecast import Cluster, forecast
 from pipeline.plan import Plan
+from pipeline.probe import probe_work
+from pipeline.run_record import save_forecast
 from pipeline.sources import read_corpus
+from pipeline.status import faces_per_frame
+from pipeline.store import open_output
 
 _SHARDS_SHOWN = 20
 _AMOUNTS = ("clips", "frames", "chunks", "unknown")
@@ -39,10 +49,23 @@ def plan(
     config: ConfigOption = None,
     assignments: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    measured: Annotated[
+        bool, typer.Option("--measure", help="Time a decode and annotate of a few chunks on this machine.")
+    ] = False,
+    seconds: Annotated[float, typer.Option(min=1, help="Time for --measure, loading of models not counted.")] = 30.0,
+    save: Annotated[
+        bool, typer.Option("--save", help="Keep the forecast in OUT; the next run sets what came of it beside it.")
+    ] = False,
 ) -> None:
-    """Show what `annotate` with the same arguments would do; changes nothing.
+    """Show what `annotate` with the same arguments would do, and what it would take; changes nothing without --save.
 
-    Example: faceatlas plan videos/ out/ --bundle my_bundle.yaml
+    Prices and the size of the cluster come from the settings plan.*; rates that are measured hold for devices like
+    those of this machine.
+
+    Examples:
+      faceatlas plan videos/ out/ --bundle my_bundle.yaml
+
+      faceatlas plan videos/ out/ --measure --save --set plan.gpus=8 --set plan.gpu_hour=2.5 --set plan.cpu_hour=0.04
     """
     with exit_on_error():
         chosen = settings(config, assignments, every)
@@ -50,6 +73,9 @@ def plan(
         sources = read_corpus(corpus, chosen)
         wanted = wanted_of(models)
         difference = flow.plan_run(sources, out, wanted, chosen)
+        made = make_forecast(difference, out, models, chosen, seconds if measured else None)
+        if save and made is not None:
+            save_forecast(open_output(out, chosen.storage.options), made, wanted.versions)
     to_do = difference.reasons.total()
     if as_json:
         summary = {
@@ -60,6 +86,7 @@ def plan(
             "slots": difference.counts,
             "versions": dict(wanted.versions),
             "tables": table_rows(difference),
+            "forecast": made,
             "shards": [{"table": schema.TABLE_OF_SLOT[r["slot"]], **r} for r in difference.summary.to_pylist()],
         }
         print(json.dumps(summary, indent=2))
@@ -75,6 +102,8 @@ def plan(
         console.print(_printed("shard", sorted(shown, key=lambda row: row["shard"]), "shard", None))
     if len(shards) > _SHARDS_SHOWN:
         console.print(f"... and {len(shards) - _SHARDS_SHOWN} more shards with work; --json prints all")
+    if made is not None:
+        say_forecast(made, chosen)
 
 
 def table_rows(difference: Plan) -> list[dict[str, Any]]:
@@ -108,3 +137,64 @@ def _work(row: dict[str, Any]) -> str:
     known = f"{row['frames']} in {row['chunks']} chunks" if row["unknown"] < row["clips"] else ""
     unknown = f"unknown for {row['unknown']} clips" if row["unknown"] else ""
     return ", ".join(part for part in (known, unknown) if part)
+
+
+def make_forecast(
+    difference: Plan, out: str, bundle: Bundle, config: Config, seconds: float | None
+) -> dict[str, Any] | None:
+    """The forecast of a plan's work; None where there is none to do.
+
+    Args:
+        difference: the plan.
+        out: output folder.
+        bundle: the models.
+        config: settings.
+        seconds: to measure for; None: only headers are read.
+    """
+    if not difference.work.num_rows:
+        return None
+    probed, readable = probe_work(difference.work, config)
+    asked = Counter(slot for slots in difference.work["slots"].to_pylist() for slot in slots)
+    share = {slot: count / probed.clips for slot, count in asked.items()}
+    rates = None
+    if seconds is not None:
+        from jobs.measure import measure  # with torch, which takes seconds to load
+
+        rates = measure(readable, bundle, config, seconds)
+    density = faces_per_frame(out, config.storage.options)
+    return forecast(probed, share, config, _cluster(config), rates, density)
+
+
+def _cluster(config: Config) -> Cluster:
+    """The cluster of the configuration, else this machine."""
+    gpus = config.plan.gpus if config.plan.gpus is not None else config.ray.num_gpus
+    if gpus is None:
+        gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))  # torch would count them, after seconds of loading
+    return Cluster(config.plan.cpus or config.ray.num_cpus or os.cpu_count() or 1, gpus)
+
+
+def say_forecast(made: dict[str, Any], config: Config) -> None:
+    """Print a forecast in words."""
+    console.print(
+        f"forecast, from {made['probed']} probed clips: {made['hours']:.2f} hours of video, {made['frames']} frames, "
+        f"{made['sampled']} to annotate, {_or_unknown(made['faces'], '{:.0f}')} faces; "
+        f"about {made['unreadable']} clips cannot be read; object store up to {made['object_store_mb']:.0f} MB"
+    )
+    if made["seconds"] is None:
+        console.print("time and cost are not known: --measure times a few chunks on this machine")
+        return
+    cost = _or_unknown(made["cost"], "{:.2f} " + config.plan.currency)
+    console.print(
+        f"  {timedelta(seconds=round(made['seconds']))} on devices like this machine's ({made['device']}), "
+        f"cost {cost}, {made['output_mb']:.1f} MB of tables; most work is to {made['bottleneck']}; "
+        f"decoding takes {made['decode_cpu_hours']:.3f} CPU hours"
+    )
+    if made["cores_per_gpu"] is not None:
+        console.print(f"  {made['cores_per_gpu']:.1f} CPU cores feed one GPU")
+    for slot, model in made["models"].items():
+        cost = _or_unknown(model["cost"], "{:.2f} " + config.plan.currency)
+        console.print(f"  {slot}: {model['device_hours']:.4f} device hours, cost {cost}")
+
+
+def _or_unknown(value: float | None, words: str) -> str:
+    return "unknown" if value is None else words.format(value)

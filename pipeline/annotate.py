@@ -1,11 +1,9 @@
 """The flow on Ray Data, top to bottom: plan, decode, annotate, write; then tracks and identities."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
@@ -15,10 +13,11 @@ from pipeline.attempts import Marks
 from pipeline.careful import Careful
 from pipeline.chunks import Job
 from pipeline.config import Config, PoolConfig
-from pipeline.errors import TRIED_AGAIN, ConfigError, OutputError
+from pipeline.errors import TRIED_AGAIN, ConfigError
 from pipeline.forget import finish_forgetting
 from pipeline.metrics import RunMetrics
 from pipeline.plan import Plan, make_plan
+from pipeline.run_record import cluster_of, compare, read_forecast, record_run
 from pipeline.sources import Corpus
 from pipeline.stopping import Stop
 from pipeline.tally import Tally
@@ -181,6 +180,7 @@ def _annotate(
     in_force.put_first_versions(output, versions)
     drop_stale(output, plan, annotation.versions)
 
+    saved, cluster = read_forecast(output, plan, annotation.versions), None
     tally = Tally(output, plan, versions)
     progress(tally)
     begun = time.monotonic()
@@ -193,7 +193,9 @@ def _annotate(
         counted = RunMetrics()
         counted.begin(tally)
         with stop.draining(marks.stop):
-            flow = build_flow(plan.work, job, marks, make_stages())
+            stages = make_stages()
+            cluster = cluster_of(stages)
+            flow = build_flow(plan.work, job, marks, stages)
             for accounts in flow.iter_batches(batch_size=None, batch_format="pyarrow"):
                 held.check()
                 tally.add(accounts)
@@ -201,6 +203,7 @@ def _annotate(
                 progress(tally)
         marks.finish(tally.ended)
     seconds["annotate"] = time.monotonic() - begun
+    forecast = compare(saved, output, tally, seconds["annotate"]) if saved else None
 
     begun = time.monotonic()
     tracks = identities = held_back = 0
@@ -234,7 +237,7 @@ def _annotate(
         stopped=stop.requested,
         held_back=held_back,
     )
-    _record_run(output, report, corpus, annotation, versions, config)
+    record_run(output, report, corpus, annotation, versions, config, cluster, forecast)
     return report
 
 
@@ -362,36 +365,3 @@ def _quarantined(output: store.Output, versions: Mapping[str, str], corpus: Corp
     mine = set(corpus.clips["clip_id"].to_pylist())
     rows = store.read_version(output, "quarantine", versions["quarantine"]).to_pylist()
     return [row for row in rows if row["clip_id"] in mine]
-
-
-def _record_run(
-    output: store.Output,
-    report: Report,
-    corpus: Corpus,
-    annotation: Annotation,
-    versions: Mapping[str, str],
-    config: Config,
-) -> None:
-    record = {
-        "run": report.run,
-        "bundle": annotation.name,
-        "models": annotation.models,
-        "versions": versions,
-        "clips": report.clips,
-        "wanted": report.wanted,
-        "unaccounted": list(report.unaccounted),
-        "held_back": report.held_back,
-        "frames": report.frames,
-        "faces": report.faces,
-        "tracks": report.tracks,
-        "identities": report.identities,
-        "seconds": report.seconds,
-        "ignored": corpus.ignored,
-        # storage options may hold keys and tokens
-        "config": config.model_dump(mode="json", exclude={"storage": {"options"}}),
-        "software": {"ray": metadata.version("ray"), "pyarrow": pa.__version__},
-    }
-    try:
-        store.write_bytes(output, f"runs/{report.run}.json", (json.dumps(record, indent=2) + "\n").encode())
-    except OSError as error:
-        raise OutputError(f"cannot write the record of the run to {output.path('runs')}: {error}") from error

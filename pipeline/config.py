@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serial
 
 from pipeline.errors import ConfigError
 from pipeline.hiding import shown
+from pipeline.prices import PlanConfig
 
 ENV_PREFIX = "FACEATLAS__"
 
@@ -255,7 +256,7 @@ class IdentitiesConfig(_Section):
         default=0.15, ge=0, le=1, description="A track of lower quality (tiny or few faces) founds no identity."
     )
     exact_up_to: int = Field(
-        default=200_000, ge=0, description="Up to so many tracks neighbours are exact; above, inside partitions."
+        default=100_000, ge=0, description="Up to so many tracks neighbours are exact; above, approximate."
     )
     local_up_to: int = Field(
         default=20_000, ge=0, description="Up to so many tracks neighbours are found in the driver, above by Ray tasks."
@@ -331,6 +332,7 @@ class Config(_Section):
     identities: IdentitiesConfig = IdentitiesConfig()
     storage: StorageConfig = StorageConfig()
     ray: RayConfig = RayConfig()
+    plan: PlanConfig = PlanConfig()
 
 
 def _put(tree: dict[str, Any], path: str, value: Any) -> None:

@@ -93,7 +93,7 @@ def decode_clip(
         with ExitStack() as stack:
             frames: Iterable[tuple[int, float | None, av.VideoFrame]] = ()
             if not needed.nothing:
-                video = _open_video(clip, config, storage_options, stack)
+                video = open_video(clip, config, storage_options, stack)
                 tally.describe(video.stream)
                 frames = _sampled_frames(video, clip, config, tally, upright)
             for index, time, frame in frames:
@@ -251,7 +251,7 @@ class _Video:
         return indexed > self.length or (self.stated_length or 0) > self.length + files.HEAD_BYTES
 
 
-def _open_video(clip: Mapping[str, Any], config: DecodeConfig, options: Any, stack: ExitStack) -> _Video:
+def open_video(clip: Mapping[str, Any], config: DecodeConfig, options: Any, stack: ExitStack) -> _Video:
     """Open a clip's first video stream for decoding on one thread; `stack` closes it.
 
     Raises:
@@ -360,7 +360,7 @@ def _frames(video: _Video, config: DecodeConfig, tally: _Tally) -> Iterator[av.V
                 yield frame
     except av.FFmpegError as error:
         codec = video.stream.codec_context
-        _check_size(codec.width, codec.height, config)  # the codec's own limit has refused it, see _open_video
+        _check_size(codec.width, codec.height, config)  # the codec's own limit has refused it, see open_video
         if incomplete or video.is_cut_off():
             raise ClipError(f"the file is cut off after {tally.decoded} frames", "truncated") from error
         raise ClipError(f"decoding failed after {tally.decoded} frames: {_reason(error)}", "corrupt") from error

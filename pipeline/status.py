@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from pipeline.errors import OutputError
 from pipeline.store import read_table
 
 
@@ -29,3 +30,13 @@ def read_status(out: str, storage_options: Mapping[str, Any] | None = None) -> d
         "tracks": read_table(out, "tracks", ["track_id"], storage_options).num_rows,
         "identities": read_table(out, "identities", ["identity_id"], storage_options).num_rows,
     }
+
+
+def faces_per_frame(out: str, storage_options: Mapping[str, Any] | None = None) -> float | None:
+    """Mean faces of an annotated frame of the done clips; None where there are none."""
+    try:
+        clips = read_table(out, "clips", ["faces", "sampled"], storage_options)
+    except OutputError:
+        return None
+    sampled = pc.sum(clips["sampled"]).as_py()
+    return (pc.sum(clips["faces"]).as_py() or 0) / sampled if sampled else None

@@ -101,7 +101,7 @@ function at(clip, time) { return clip === null ? "–" : time === null ? clip : 
 function card(person) {
   const item = make("li", null, { class: "card" });
   const picture = data.people.faces[person.id];
-  item.append(picture ? make("img", null, { src: picture, alt: `Face of ${person.name}`, width: 96, height: 96, loading: "lazy" })
+  item.append(picture ? make("img", null, { src: picture, alt: `Face of ${person.name}`, width: 96, height: 96 })
     : make("div", "no picture", { class: "blank" }));
   item.append(make("h3", person.name));
   for (const line of [

@@ -1,0 +1,95 @@
+"""The rates behind a forecast: a timed decode and annotate of some chunks on this machine."""
+
+import io
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actors.bundles import Bundle
+from jobs.bench_check import count_faces, make_actor
+from jobs.bench_speed import Clock
+from pipeline import schema
+from pipeline.chunks import slot_rows
+from pipeline.config import Config
+from pipeline.decode import chunks_to_table, decode_clip
+from pipeline.forecast import Measured
+
+
+def measure(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, budget_s: float) -> Measured | None:
+    """Decode and annotate the first chunk of one clip after the other, until the time is up; None without a frame.
+
+    The first chunk warms up and is not counted. Clips are taken in the order given, which is random.
+    """
+    begun = time.perf_counter()
+    actor = make_actor(bundle, config)
+    load_s = time.perf_counter() - begun
+    clocks = {slot: Clock(net, actor.device) for slot, net in actor.nets.items()}
+    actor.nets.update(clocks)
+    decode_s = wall_s = cpu_s = decoded = annotated = 0.0
+    frames = faces = size = 0
+    warm, ends = False, time.perf_counter() + budget_s
+    for clip in clips:
+        cpu = time.process_time()
+        chunk = next(iter(decode_clip(clip, config.decode, config.storage.options)))
+        spent = time.process_time() - cpu
+        if not chunk["frames"]:
+            continue
+        table = _to_flow(chunk, bundle)
+        if not warm:
+            actor(table)
+            warm = True
+            for clock in clocks.values():
+                clock.seconds = 0.0
+        cpu, wall = time.process_time(), time.perf_counter()
+        answer = actor(table)
+        wall_s += time.perf_counter() - wall
+        cpu_s += time.process_time() - cpu
+        decode_s += spent
+        megapixel = chunk["width"] * chunk["height"] / 1e6
+        decoded += megapixel * (chunk["frames"][-1] + 1)
+        annotated += megapixel * len(chunk["frames"])
+        frames += len(chunk["frames"])
+        faces += count_faces([answer])
+        size += sum(_stored_bytes(slot_rows(answer, slot, config.store.embedding_dtype)) for slot in bundle.versions)
+        if time.perf_counter() > ends:
+            break
+    if not frames:
+        return None
+    per = {slot: clock.seconds / (annotated if slot == "face" else max(faces, 1)) for slot, clock in clocks.items()}
+    return Measured(
+        device=actor.device.type,
+        frames=frames,
+        decode_s=decode_s / decoded,
+        model_s=per,
+        other_s=max(wall_s - sum(clock.seconds for clock in clocks.values()), 0.0) / annotated,
+        cpu_per_s=cpu_s / wall_s,
+        faces=faces / frames,
+        face_bytes=size / max(faces, 1),
+        load_s=load_s,
+    )
+
+
+def _to_flow(chunk: Mapping[str, Any], bundle: Bundle) -> pa.Table:
+    """A chunk as the actors get it, asking for all slots."""
+    table = chunks_to_table([chunk])
+    for field in list(schema.FLOW)[len(schema.CHUNK) :]:
+        value = list(bundle.versions) if field.name == "slots" else None
+        table = table.append_column(field, pa.array([value], field.type))
+    return table
+
+
+def _stored_bytes(table: pa.Table) -> int:
+    """Bytes of a table's rows in Parquet, without the file's footer, which a few rows would make dear."""
+    if not table.num_rows:
+        return 0
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    groups = pq.read_metadata(io.BytesIO(sink.getvalue()))
+    return sum(
+        groups.row_group(g).column(c).total_compressed_size
+        for g in range(groups.num_row_groups)
+        for c in range(groups.num_columns)
+    )

@@ -1,0 +1,78 @@
+"""`faceatlas plan` probes and measures; the run that follows sets what came of it beside the forecast."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import squares
+from typer.testing import CliRunner
+
+import pipeline
+from jobs.cli import app
+from jobs.report import to_page
+from pipeline.report import gather_report
+
+
+def plan(*arguments):
+    done = CliRunner().invoke(app, ["plan", *map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Three videos and a text that calls itself one."""
+    folder = tmp_path_factory.mktemp("plan")
+    (folder / "videos").mkdir()
+    for key, colours in squares.CLIPS.items():
+        squares.write_video(folder / "videos" / f"{key}.mp4", colours)
+    (folder / "videos" / "text.mp4").write_text("not a video")
+    return folder / "videos"
+
+
+def test_headers_tell_clips_hours_and_frames_and_what_cannot_be_read(videos, tmp_path):
+    out = tmp_path / "out"
+    made = json.loads(plan(videos, out, "--bundle", "tiny", "--every", 2, "--json"))["forecast"]
+    assert (made["clips"], made["unreadable"], made["frames"], made["sampled"]) == (4, 1, 72, 36)
+    assert made["hours"] == pytest.approx(3 / 3600, rel=0.05)
+    assert made["seconds"] is None
+    assert not out.exists()
+    assert "--measure times a few chunks" in plan(videos, out, "--bundle", "tiny")
+
+
+def test_a_measurement_gives_time_cost_and_hours_of_each_model(videos, tmp_path):
+    prices = ["--set", "plan.cpu_hour=0.05", "--set", "plan.cpus=2", "--set", "plan.gpus=0"]
+    out = tmp_path / "out"
+    arguments = [videos, out, "--bundle", "tiny", "--measure", "--seconds", 1, "--save", *prices]
+    made = json.loads(plan(*arguments, "--json"))["forecast"]
+    assert made["seconds"] > 0
+    assert made["cost"] == pytest.approx(made["seconds"] / 3600 * 2 * 0.05)
+    assert {"face", "landmarks", "emotions"} <= set(made["models"])
+    assert made["models"]["face"]["device_hours"] > 0
+    saved = json.loads((out / "forecast.json").read_text())
+    assert saved["forecast"]["frames"] == 72
+    assert "cost" in saved["forecast"]
+
+
+@pytest.mark.slow
+def test_the_forecast_of_the_shared_videos_is_within_30_percent(data, tmp_path):
+    """Five minutes; the machine must do nothing else, or the times mean nothing."""
+    import subprocess
+    import sys
+
+    corpus = tmp_path / "videos"
+    shutil.copytree(data / "videos", corpus, copy_function=shutil.copy)
+    out = tmp_path / "out"
+    command = [str(Path(sys.executable).parent / "faceatlas")]
+    arguments = [str(corpus), str(out), "--bundle", "tiny", "--every", "5"]
+    subprocess.run([*command, "plan", *arguments, "--measure", "--seconds", "20", "--save"], check=True)
+    subprocess.run([*command, "annotate", *arguments], check=False)
+    (record,) = [json.loads(path.read_text()) for path in (out / "runs").glob("*.json")]
+    rows = record["forecast"]["against"]
+    print(json.dumps(rows, indent=1))
+    for row in rows:
+        assert row["forecast"] == pytest.approx(row["actual"], rel=0.3), row
+    assert record["cluster"]["cpus"] >= 2
+    assert pipeline.read_table(str(out), "clips").num_rows == record["wanted"]
+    assert "Forecast against actual" in to_page(gather_report(str(out), with_faces=False))
