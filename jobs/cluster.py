@@ -6,6 +6,7 @@ Ray and torch take seconds to load, so only what needs them imports them: a run 
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Sequence
 
 from actors.bundles import Bundle
@@ -27,20 +28,18 @@ def start_ray(config: Config) -> None:
     Raises:
         ConfigError: the address does not answer.
     """
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        _close_to_strangers()
     import ray
     import ray.data  # it sets the level of its own log; ours comes after
 
     if ray.is_initialized():
         return
-    address = config.ray.address or os.environ.get("RAY_ADDRESS")
     options: dict = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         # idle OpenMP threads must not spin: decoders and actors share the cores (annotating was up to 10 times slower)
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        # Ray's servers listen on all interfaces: without a token whoever reaches this machine could run code on it.
-        # Given by the environment, it leaves no file in the user's home and ends with this process
-        if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         # decoding and an actor want one CPU each, so a single core is counted twice
         cpus = config.ray.num_cpus or max(2, os.cpu_count() or 1)
         options |= {"num_cpus": cpus, "include_dashboard": False, "resources": _enough(config, cpus)}
@@ -53,6 +52,17 @@ def start_ray(config: Config) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(f"cannot start or reach Ray at {address or 'this machine'}: {error}") from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def _close_to_strangers() -> None:
+    """Ask for a token of a cluster that is started here: Ray's servers listen on all interfaces, and whoever reaches
+    them without one could run code on this machine.
+
+    Given by the environment, the token leaves no file in the user's home and ends with this process. Ray reads the
+    environment when it is loaded: a program that has loaded it before decides for itself.
+    """
+    if "ray" not in sys.modules and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _enough(config: Config, cpus: int) -> dict[str, float]:

@@ -185,9 +185,9 @@ def _annotate(
     progress(tally)
     begun = time.monotonic()
     if plan.work.num_rows:
-        from pipeline.keeper import start_keeper  # it imports Ray, which a run without work does not need
-
         start_ray()
+        from pipeline.keeper import start_keeper  # it imports Ray, which reads its environment when it is loaded
+
         marks = start_keeper(out, config.storage.options)
         job = Job(out, config, annotation.versions, run)
         counted = RunMetrics()

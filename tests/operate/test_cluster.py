@@ -14,10 +14,11 @@ from pipeline.errors import ConfigError
 PROJECT = Path(__file__).resolve().parents[2]
 
 START = """
-import sys, ray
+import sys
 from jobs.cluster import start_ray
 from pipeline.config import load_config
 start_ray(load_config(None, ["ray.num_cpus=2", "decode.resources={decode: 1}", "actors.resources={annotate: 1}"], {}))
+import ray
 found = ray.cluster_resources()
 print("UP", ray.get_runtime_context().gcs_address, int(found["decode"]), int(found["annotate"]), flush=True)
 sys.stdin.readline()

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import pipeline
+
 PROJECT = Path(__file__).resolve().parents[2]
 GRAFANA = PROJECT / "infra" / "grafana"
 TARGETS = [
@@ -43,7 +45,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run under the eyes of Prometheus, if there is one: (last scrape, Prometheus' address or None, worker logs)."""
+    """A run under the eyes of Prometheus, if there is one: (last scrape, Prometheus' address or None, worker logs, tables)."""
     folder = tmp_path_factory.mktemp("metered")
     command = [sys.executable, str(Path(__file__).with_name("metered_run.py")), str(folder)]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(PROJECT)}
@@ -55,10 +57,9 @@ def run(tmp_path_factory):
             address, prometheus = start_prometheus(folder, port)
             say(job)
             session = next(line.split()[1] for line in job.stdout if line.startswith("done "))
-            time.sleep(3)  # the last report, and two scrapes of it
-            scrape = get(f"http://127.0.0.1:{port}/metrics")
+            scrape = settled(f"http://127.0.0.1:{port}/metrics")
             logs = [path.read_text() for path in Path("/tmp/ray", session, "logs").glob("worker-*.err")]
-            yield scrape, address, "".join(logs)
+            yield scrape, address, "".join(logs), folder / "tables"
             say(job)
         finally:
             if prometheus is not None:
@@ -71,6 +72,19 @@ def run(tmp_path_factory):
                     job.kill()
 
 
+def settled(url):
+    """A scrape that has the last report of the driver and of the workers: reports come every half second, or late."""
+    deadline, scrape, before = time.monotonic() + 60, "", None
+    while time.monotonic() < deadline:
+        scrape = get(url)
+        recorded = sorted(line for line in scrape.splitlines() if line.startswith("ray_faceatlas"))
+        if recorded == before and re.search(r"^ray_faceatlas_clips_left\{.*\} 0(\.0)?$", scrape, re.MULTILINE):
+            return scrape
+        before = recorded
+        time.sleep(2)
+    return scrape
+
+
 def say(job):
     job.stdin.write("\n")
     job.stdin.flush()
@@ -81,7 +95,7 @@ def start_prometheus(folder, scraped):
         return None, None
     port = free_port()
     config = {
-        "global": {"scrape_interval": "500ms", "evaluation_interval": "1s"},
+        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(GRAFANA / "alerts.yaml")],
         "scrape_configs": [{"job_name": "ray", "static_configs": [{"targets": [f"127.0.0.1:{scraped}"]}]}],
     }
@@ -125,12 +139,16 @@ def test_the_metrics_and_labels_of_a_query_are_exported(query, run):
 @with_prometheus
 @pytest.mark.parametrize(("title", "expression"), TARGETS, ids=[f"{t} {i}" for i, (t, _) in enumerate(TARGETS)])
 def test_prometheus_answers_every_query_of_the_dashboard_with_numbers(title, expression, run):
-    query = urllib.parse.urlencode({"query": expression.replace("$__rate_interval", "2m")})
-    answer = json.loads(get(f"{run[1]}/api/v1/query?{query}"))
-    values = [float(sample["value"][1]) for sample in answer["data"]["result"]]
-    assert answer["status"] == "success"
+    query = urllib.parse.urlencode({"query": expression.replace("$__rate_interval", "5m")})
+    deadline, values = time.monotonic() + 20, []
+    while not values and time.monotonic() < deadline:  # on a busy machine a scrape may fail, and the next brings it
+        answer = json.loads(get(f"{run[1]}/api/v1/query?{query}"))
+        values = [float(sample["value"][1]) for sample in answer["data"]["result"]]
+        time.sleep(0 if values else 0.5)
     assert values
-    assert all(value >= 0 for value in values), f"{title}: {values}"  # NaN is not
+    numbers = [value for value in values if value == value]  # NaN: nothing happened between two scrapes
+    assert numbers
+    assert all(value >= 0 for value in numbers), f"{title}: {values}"
 
 
 @with_prometheus
@@ -151,6 +169,8 @@ def test_each_alert_fires_when_it_should_and_not_before():
 
 
 def test_the_counts_are_those_of_the_corpus(run):
+    clips = pipeline.read_table(str(run[3]), "clips", ["sampled", "status"]).to_pylist()
+    sampled = sum(clip["sampled"] for clip in clips if clip["status"] == "done")
     counts = {}
     for line in run[0].splitlines():
         if match := re.match(r"(ray_faceatlas_\w+)\{(.*)\} (\S+)", line):
@@ -160,7 +180,7 @@ def test_the_counts_are_those_of_the_corpus(run):
     assert counts["ray_faceatlas_clips_total", "done"] == 7
     assert counts["ray_faceatlas_clips_total", "quarantined"] == 1
     assert counts["ray_faceatlas_quarantined_total", "truncated"] == 1
-    assert counts["ray_faceatlas_frames_total", None] == 7 * 24
+    assert counts["ray_faceatlas_frames_total", None] == sampled > 0
     assert counts["ray_faceatlas_clips_left", None] == 0
     assert counts["ray_faceatlas_retries_total", "decode"] == 1
 
