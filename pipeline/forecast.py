@@ -49,6 +49,7 @@ class Measured:
         decode_s: CPU seconds per decoded megapixel.
         model_s: slot -> device seconds: of `face` per annotated megapixel, of all others per face.
         other_s: device seconds per annotated megapixel outside the models (colour conversion, crops, results).
+        cpus: CPU cores of this machine.
         cpu_per_s: CPU seconds that an actor takes in a second.
         faces: per annotated frame.
         face_bytes: of all tables, per face.
@@ -60,6 +61,7 @@ class Measured:
     decode_s: float
     model_s: Mapping[str, float]
     other_s: float
+    cpus: int
     cpu_per_s: float
     faces: float
     face_bytes: float
@@ -140,9 +142,10 @@ def _times(
     if on_gpu:
         lanes = {"annotate": device_s / max(cluster.gpus, 1e-9), "decode": decode_s / cluster.cpus}
         busy = max(lanes.values())
-    else:  # decoders and actors share the cores, whichever takes more of them
+    else:  # decoders and actors share the cores; an actor per machine is never faster than it was alone
         lanes = {"annotate": device_s * measured.cpu_per_s, "decode": decode_s}
-        busy = sum(lanes.values()) / cluster.cpus
+        machines = max(1.0, cluster.cpus / measured.cpus)
+        busy = max(sum(lanes.values()) / cluster.cpus, device_s / machines)
     bottleneck = max(lanes, key=lambda lane: lanes[lane])
     seconds = RAY_START_S + measured.load_s + busy
     cost = _cost(seconds, config, cluster)

@@ -14,6 +14,7 @@ RATES = Measured(
     decode_s=0.002,
     model_s={"face": 0.001, "embeddings": 0.0005},
     other_s=0.0,
+    cpus=4,
     cpu_per_s=1.0,
     faces=2.0,
     face_bytes=3000.0,
@@ -50,8 +51,10 @@ def test_time_is_that_of_the_slower_stage_and_names_it():
 def test_decoders_and_actors_share_the_cores_where_there_is_no_gpu():
     rates = Measured(**{**vars(RATES), "device": "cpu", "cpu_per_s": 2.0})
     result = made(rates=rates, cluster=Cluster(4, 0))
-    assert result["seconds"] == pytest.approx(15 + (180 * 2 + 180) / 4)
+    assert result["seconds"] == pytest.approx(15 + 180)  # an actor alone takes 180 s, and (180 x 2 + 180) / 4 is less
     assert result["cores_per_gpu"] is None
+    assert made(rates=rates, cluster=Cluster(8, 0))["seconds"] == pytest.approx(15 + 90)
+    assert made(rates=rates, cluster=Cluster(2, 0))["seconds"] == pytest.approx(15 + (180 * 2 + 180) / 2)
 
 
 def test_cost_is_the_clusters_and_shared_out_to_the_models():
