@@ -7,7 +7,17 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from jobs import bench_hog, bench_identities, bench_img2pose, bench_peer, bench_speed, bench_upgrade, standins
+from jobs import (
+    bench_growth,
+    bench_hog,
+    bench_identities,
+    bench_img2pose,
+    bench_peer,
+    bench_real,
+    bench_speed,
+    bench_upgrade,
+    standins,
+)
 
 app = typer.Typer(help="Measure Faceatlas on this machine.", no_args_is_help=True, pretty_exceptions_enable=False)
 for command in (
@@ -22,6 +32,8 @@ for command in (
     standins.standins,
     bench_hog.hog,
     bench_img2pose.img2pose,
+    bench_real.real,
+    bench_growth.growth,
 ):
     app.command()(command)
 
@@ -33,11 +45,16 @@ def identities(
     n: Annotated[int, typer.Option(min=1, help="Tracks to make.")] = 20_000,
     seed: Annotated[int, typer.Option(help="Of the tracks that are made.")] = 0,
     save: Annotated[Path | None, typer.Option(help="Write the tracks that are made to this .npz.")] = None,
-    exact_up_to: Annotated[int, typer.Option(help="Above so many tracks neighbours are approximate.")] = 200_000,
+    exact_up_to: Annotated[
+        int, typer.Option(help="Above so many tracks neighbours are approximate.")
+    ] = bench_identities.EXACT_UP_TO,
     compare: Annotated[bool, typer.Option(help="The reference's three methods beside it.")] = False,
+    grow: Annotated[
+        float | None, typer.Option(min=0.001, help="Add this share of new tracks to a clustering of the others.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
-    """Cluster tracks with known truth: scores, seconds and memory.
+    """Cluster tracks with known truth: scores, seconds and memory; with --grow, of tracks that come later.
 
     Example: python -m jobs.bench identities --make celebv --n 20000 --seed 0 --compare --json
     """
@@ -50,7 +67,10 @@ def identities(
     )
     if save is not None:
         np.savez(save, X=tracks["X"], y=tracks["y"], quality=tracks["quality"], cl=tracks["cl"])
-    result = bench_identities.measure(tracks, exact_up_to)
+    if grow is not None:
+        result = bench_identities.grow(tracks, grow, exact_up_to)
+    else:
+        result = bench_identities.measure(tracks, exact_up_to)
     if compare:
         result["reference"] = bench_identities.compare(tracks)
     if as_json:

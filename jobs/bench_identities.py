@@ -3,21 +3,23 @@
 import resource
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.clustering import Account, ClusterRule, cluster_rows
+from pipeline.clustering import CANDIDATE_MARGIN, Account, ClusterRule, Search, cluster_rows
 from pipeline.constraints import Constraints
 from pipeline.errors import ConfigError
-from pipeline.neighbours import find_neighbours, measure_recall, partitioned_neighbours, to_grid
+from pipeline.lineage import carry_ids
+from pipeline.neighbours import Nearest, find_neighbours, measure_recall, partitioned_neighbours, to_grid
 from pipeline.reference_clustering import Method, cluster_identities
 from pipeline.scores import score_clusters
 
 #: Below this quality a track founds no identity (IdentitiesConfig.min_quality).
 MIN_QUALITY = 0.15
-EXACT_UP_TO = 200_000
+EXACT_UP_TO = 100_000  # IdentitiesConfig.exact_up_to
 WIDTH = 512
 #: Methods of the reference at its default and at the best threshold that design/clustering.md found.
 REFERENCE: list[tuple[Method, float]] = [("gallery", 0.8), ("gallery", 0.4), ("connected", 0.45), ("hdbscan", 0.5)]
@@ -149,6 +151,49 @@ def warm_up() -> None:
     cluster_rows(tiny["X"], tiny["quality"], tiny["quality"] > 0.2, Constraints.of(tiny["cl"]), ClusterRule())
 
 
+@dataclass(frozen=True)
+class _Ordered:
+    """Tracks in their canonical order, as the clustering takes them."""
+
+    unit_ND: np.ndarray
+    quality_N: np.ndarray
+    truth_N: np.ndarray
+    constraints: Constraints
+
+    @staticmethod
+    def of(tracks: dict[str, np.ndarray]) -> "_Ordered":
+        order = canonical_order(tracks["X"], tracks["quality"])
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        constraints = Constraints.of(np.sort(place[tracks["cl"]], axis=1))
+        return _Ordered(tracks["X"][order], tracks["quality"][order], tracks["y"][order], constraints)
+
+    def part(self, rows: np.ndarray) -> "_Ordered":
+        """Some rows, rising, and the constraints among them."""
+        place = np.full(len(self.truth_N), -1)
+        place[rows] = np.arange(len(rows))
+        cannot = place[self.constraints.cannot_C2]
+        cannot = cannot[(cannot >= 0).all(axis=1)]
+        return _Ordered(self.unit_ND[rows], self.quality_N[rows], self.truth_N[rows], Constraints.of(cannot))
+
+    def cluster(self, rule: ClusterRule, search: Search, account: Account, frozen: np.ndarray | None) -> np.ndarray:
+        strong_N = self.quality_N >= MIN_QUALITY
+        return cluster_rows(
+            self.unit_ND, self.quality_N, strong_N, self.constraints, rule, frozen, search=search, account=account
+        )
+
+
+def search_of(num: int, exact_up_to: int) -> Search:
+    """The search for a corpus of `num` tracks: exact, or inside partitions."""
+
+    def search(grid_ND: np.ndarray, fresh_N: np.ndarray, k: int, least: float) -> Nearest:
+        if num <= exact_up_to or not fresh_N.all():
+            return find_neighbours(grid_ND, fresh_N, k, least)
+        return partitioned_neighbours(grid_ND, k, least)
+
+    return search
+
+
 def measure(
     tracks: dict[str, np.ndarray], exact_up_to: int = EXACT_UP_TO, rule: ClusterRule | None = None
 ) -> dict[str, Any]:
@@ -158,38 +203,27 @@ def measure(
     warm_up()
     compile_seconds = time.perf_counter() - begun
     num = len(tracks["X"])
-    exact = num <= exact_up_to
-
-    def search(grid_ND: np.ndarray, fresh_N: np.ndarray, k: int, least: float) -> Any:
-        if exact or not fresh_N.all():
-            return find_neighbours(grid_ND, fresh_N, k, least)
-        return partitioned_neighbours(grid_ND, k, least)
-
     account = Account()
     with _Peak() as peak:
         begun = time.perf_counter()
-        order = canonical_order(tracks["X"], tracks["quality"])
-        place = np.empty(num, np.int64)
-        place[order] = np.arange(num)
-        unit_ND, quality_N = tracks["X"][order], tracks["quality"][order]
-        constraints = Constraints.of(np.sort(place[tracks["cl"]], axis=1))
-        cluster_N = cluster_rows(
-            unit_ND, quality_N, quality_N >= MIN_QUALITY, constraints, rule, search=search, account=account
-        )
+        ordered = _Ordered.of(tracks)
+        order_seconds = time.perf_counter() - begun
+        cluster_N = ordered.cluster(rule, search_of(num, exact_up_to), account, None)
         total = time.perf_counter() - begun
-    truth_N = tracks["y"][order]
-    broken = constraints.cannot_C2
+    broken = ordered.constraints.cannot_C2
     broken = (cluster_N[broken[:, 0]] == cluster_N[broken[:, 1]]) & (cluster_N[broken[:, 0]] >= 0)
-    found = account.nearest
-    recall = 1.0 if exact or found is None else measure_recall(to_grid(unit_ND), found, rule.linkage.threshold - 0.02)
+    exact, found = num <= exact_up_to, account.nearest
+    least = rule.linkage.threshold - CANDIDATE_MARGIN
+    recall = 1.0 if exact or found is None else measure_recall(to_grid(ordered.unit_ND), found, least)
     return {
         "n": num,
-        **score_clusters(cluster_N, truth_N).rounded(),
+        **score_clusters(cluster_N, ordered.truth_N).rounded(),
         "violations": int(broken.sum()),
         "clusters": len(np.unique(cluster_N[cluster_N >= 0])),
         "without": int((cluster_N < 0).sum()),
         "seconds": round(total - account.neighbour_seconds, 3),
         "neighbour_seconds": round(account.neighbour_seconds, 3),
+        "order_seconds": round(order_seconds, 3),
         "compile_seconds": round(compile_seconds, 3),
         "peak_mb": round(peak.most - peak.start, 1),
         "process_mb": round(peak.most, 1),
@@ -197,6 +231,54 @@ def measure(
         "exact": exact,
         "largest_component": account.largest_component,
     }
+
+
+def grow(
+    tracks: dict[str, np.ndarray], share: float, exact_up_to: int = EXACT_UP_TO, rule: ClusterRule | None = None
+) -> dict[str, Any]:
+    """Add new tracks, drawn at random, to a clustering of the others; beside it, cluster all of them afresh.
+
+    Args:
+        tracks: old and new ones.
+        share: new tracks as a share of the old ones.
+        exact_up_to: above so many tracks neighbours are approximate.
+        rule: parameters.
+
+    Returns:
+        For `added` and `afresh`: `kept`, the share of the old tracks in an identity that keep its id when ids are
+        carried over (pipeline/lineage.py), seconds, neighbours included, and scores over all tracks. `cost`: seconds
+        of adding as a share of those of clustering afresh.
+    """
+    rule = rule or ClusterRule()
+    warm_up()
+    whole = _Ordered.of(tracks)
+    num = len(whole.truth_N)
+    old = np.sort(np.random.default_rng(0).permutation(num)[: round(num / (1 + share))])
+    search = search_of(num, exact_up_to)
+    known = np.full(num, -1, np.int64)
+    before = whole.part(old).cluster(rule, search, Account(), None)
+    known[old] = np.where(before >= 0, old[before], -1)
+    result: dict[str, Any] = {"n": num, "new": num - len(old)}
+    for name, frozen in (("added", known), ("afresh", None)):
+        begun = time.perf_counter()
+        cluster_N = whole.cluster(rule, search, Account(), frozen)
+        seconds = time.perf_counter() - begun
+        scores = score_clusters(cluster_N, whole.truth_N)
+        kept = _kept(known, cluster_N)
+        result[name] = {"kept": kept, "seconds": round(seconds, 3), **scores.rounded()}
+    return result | {"cost": round(result["added"]["seconds"] / result["afresh"]["seconds"], 4)}
+
+
+def _kept(before_N: np.ndarray, cluster_N: np.ndarray) -> float:
+    """Share of the tracks in an identity before that bear its id still."""
+    rows = np.flatnonzero(cluster_N >= 0)
+    members: dict[int, list[str]] = {}
+    for row in rows.tolist():
+        members.setdefault(int(cluster_N[row]), []).append(str(row))
+    old = {str(row): f"id{before_N[row]}" for row in np.flatnonzero(before_N >= 0).tolist()}
+    ids = carry_ids(members, {name: rows[0] for name, rows in members.items()}, old, set())
+    now = {track: ids[name] for name, tracks in members.items() for track in tracks}
+    return round(float(np.mean([now.get(track) == identity for track, identity in old.items()])), 5)
 
 
 def compare(tracks: dict[str, np.ndarray]) -> list[dict[str, Any]]:

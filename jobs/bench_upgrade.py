@@ -31,17 +31,19 @@ class Cost:
     Attributes:
         frames: decoded and given to the actor.
         decode_s, actor_s, write_s: wall-clock seconds; what a device does is in those of the actor.
+        cpu_s: processor seconds of all threads, which other jobs on the machine hardly change.
     """
 
     frames: int
     decode_s: float
     actor_s: float
     write_s: float
+    cpu_s: float
 
     @property
     def total_s(self) -> float:
-        """Seconds of all three."""
-        return self.decode_s + self.actor_s + self.write_s
+        """Wall-clock seconds of all three."""
+        return round(self.decode_s + self.actor_s + self.write_s, 2)
 
 
 def measure_upgrade(video: str, bundle: Bundle, config: Config, slot: str) -> dict:
@@ -70,6 +72,7 @@ def measure_upgrade(video: str, bundle: Bundle, config: Config, slot: str) -> di
         "upgrade": {**asdict(upgrade), "total_s": upgrade.total_s},
         "share_of_actor": round(upgrade.actor_s / scratch.actor_s, 3),
         "share_of_total": round(upgrade.total_s / scratch.total_s, 3),
+        "share_of_cpu": round(upgrade.cpu_s / scratch.cpu_s, 3),
         "setting": setting(),
     }
 
@@ -79,7 +82,7 @@ def _converge(video: str, bundle: Bundle, config: Config, out: str, actor: Annot
     work, flow_job = plan_of(video, bundle, config, out).work, chunks.Job(out, config, bundle.versions)
     frames, seconds, answers = 0, {"decode": 0.0, "actor": 0.0, "write": 0.0}, []
     flow = chunks.decode_clips(work, flow_job, Marks(Attempts(out, snapshot_s=0)))
-    begun = time.perf_counter()
+    processor, begun = time.process_time(), time.perf_counter()
     for chunk in flow:
         decoded = time.perf_counter()
         answers.append(actor(chunk))
@@ -93,7 +96,8 @@ def _converge(video: str, bundle: Bundle, config: Config, out: str, actor: Annot
     begun = time.perf_counter()
     chunks.write_chunks(pa.concat_tables(answers), flow_job)
     seconds["write"] = time.perf_counter() - begun
-    return Cost(frames, *(round(seconds[name], 2) for name in ("decode", "actor", "write")))
+    figures = [*seconds.values(), time.process_time() - processor]
+    return Cost(frames, *(round(figure, 2) for figure in figures))
 
 
 def _values(output: store.Output, table: str, version: str) -> np.ndarray:

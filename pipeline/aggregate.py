@@ -159,7 +159,7 @@ def _link_in_two(job: Job, shard: str, clips: pa.Table, in_force: str) -> tuple[
 
 def _origin(job: Job, shard: str, clips: pa.Table) -> str:
     """Digest of what the tracks of a shard follow from: its clips, the files of their faces, and the settings."""
-    output, slots = job.open(), [slot for slot in ("face", "embeddings") if slot in job.versions]
+    output, slots = job.open(), [slot for slot in ("face", "embeddings", "pose") if slot in job.versions]
     folders = [store.partition(schema.TABLE_OF_SLOT[slot], job.versions[slot], shard) for slot in slots]
     # a file whose faces are detected again, or in part forgotten, keeps its name but hardly its size
     files = [(path, output.fs.size(output.path(path))) for name in folders for path in store.list_files(output, name)]
@@ -171,11 +171,12 @@ def link_one_shard(job: Job, shard: str, clip_ids: pa.Array) -> pa.Table:
     output = job.open()
     faces = store.read_version(output, "faces", job.versions["face"], shard=shard)
     faces = faces.filter(pc.is_in(faces["clip_id"], clip_ids))
-    embeddings = None
-    if "embeddings" in job.versions:
-        embeddings = store.read_version(output, "embeddings", job.versions["embeddings"], shard=shard)
-        embeddings = embeddings.filter(pc.is_in(embeddings["clip_id"], clip_ids))
-    return link_shard(faces, embeddings, shard, job.config.tracks)
+    others = {}
+    for slot in ("embeddings", "pose"):
+        if slot in job.versions:
+            rows = store.read_version(output, schema.TABLE_OF_SLOT[slot], job.versions[slot], shard=shard)
+            others[slot] = rows.filter(pc.is_in(rows["clip_id"], clip_ids))
+    return link_shard(faces, others.get("embeddings"), shard, job.config.tracks, poses=others.get("pose"))
 
 
 def _with_identities(tracks: pa.Table, identity_of_track: pa.Array) -> pa.Table:

@@ -18,7 +18,7 @@ from scipy.special import ndtri  # scipy.stats would add a second to every start
 from pipeline import store
 from pipeline.errors import ConfigError
 from pipeline.identities import covisible_pairs
-from pipeline.tracks import unit_embeddings
+from pipeline.track_faces import unit_embeddings
 
 LEAST_PAIRS = 20
 _RESAMPLES = 500

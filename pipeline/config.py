@@ -256,7 +256,7 @@ class IdentitiesConfig(_Section):
         default=0.15, ge=0, le=1, description="A track of lower quality (tiny or few faces) founds no identity."
     )
     exact_up_to: int = Field(
-        default=200_000, ge=0, description="Up to so many tracks neighbours are exact; above, inside partitions."
+        default=100_000, ge=0, description="Up to so many tracks neighbours are exact; above, approximate."
     )
     local_up_to: int = Field(
         default=20_000, ge=0, description="Up to so many tracks neighbours are found in the driver, above by Ray tasks."

@@ -24,7 +24,7 @@ from pipeline.describe import describe_identities, list_ambiguous
 from pipeline.lineage import carry_ids
 from pipeline.linkage import LinkageRule
 from pipeline.neighbours import find_neighbours
-from pipeline.tracks import unit_embeddings
+from pipeline.track_faces import unit_embeddings
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 import numpy as np
 import ray
 
-from pipeline.neighbours import Nearest, find_neighbours, merge_nearest, partitions, search_among
+from pipeline.neighbours import (
+    JOIN_ROUNDS,
+    Nearest,
+    find_neighbours,
+    join_neighbours,
+    merge_nearest,
+    partitions,
+    search_among,
+)
 
 #: Rows of a block: 32,768 x 512 float16 are 34 MB, and a task holds two.
 BLOCK_ROWS = 32_768
@@ -25,7 +33,7 @@ def search_by_tasks(
         fresh_N: bool; pairs with at least one fresh row count.
         k: neighbours kept per row.
         least: cosine from which a pair counts.
-        exact_up_to: with more rows than this, only pairs inside the overlapping partitions are looked at.
+        exact_up_to: with more rows than this, only pairs near the same pivots are looked at.
         local_up_to: up to so many rows the search is done here, without tasks.
     """
     num = len(grid_ND)
@@ -59,6 +67,9 @@ def search_by_tasks(
         reference = task.remote(left, put(left), right, None if right is None else put(right), k, least)
         waiting[reference] = (left, right)
     collect(0)
+    if num > exact_up_to and fresh_N.all():
+        for _ in range(JOIN_ROUNDS):
+            found = join_neighbours(grid_ND, found, least)
     return found
 
 
@@ -74,13 +85,17 @@ def block_pairs(fresh_N: np.ndarray, rows: int) -> Iterator[tuple[np.ndarray, np
 
 
 def partition_pairs(grid_ND: np.ndarray, fresh_N: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """The pairs with a fresh row inside each overlapping partition."""
-    for rows in partitions(grid_ND):
-        fresh, known = rows[fresh_N[rows]], rows[~fresh_N[rows]]
+    """The pairs with a fresh row around each pivot: of rows that live there, and of these with those that visit."""
+    for home, visitors in partitions(grid_ND):
+        fresh, known = home[fresh_N[home]], home[~fresh_N[home]]
         if len(fresh):
             yield fresh, None
-            if len(known):
-                yield fresh, known
+            others = np.sort(np.concatenate([known, visitors]))
+            if len(others):
+                yield fresh, others
+        new_visitors = visitors[fresh_N[visitors]]
+        if len(known) and len(new_visitors):
+            yield known, new_visitors
 
 
 def search_sides(

@@ -2,7 +2,8 @@
 
     unit vectors, rounded to a grid on which float32 products are exact            to_grid
         |  exact: tiles of the similarity matrix, each pair of rows once           exact_neighbours
-        |  approximate: the same inside overlapping partitions around pivots       partitioned_neighbours
+        |  approximate: tiles of rows near the same pivots, then neighbours'
+        |  neighbours                                                              partitioned_neighbours
     Nearest, k per row  ->  candidate pairs                                        pairs
 
 On the grid every cosine is one number, whatever the order of summation: tiles, partitions, threads, BLAS libraries and
@@ -21,8 +22,10 @@ from numba import njit
 GRID = 2048
 #: Rows of a tile: 4096 x 4096 float32 are 64 MB.
 TILE = 4096
-#: Rows per pivot, and pivots that each row belongs to, when neighbours are approximate.
-ROWS_PER_PIVOT, OVERLAP = 2048, 4
+#: Rows per pivot, and pivots whose rows each row is compared with, when neighbours are approximate.
+ROWS_PER_PIVOT, PROBES = 512, 48
+#: How often lists are then joined, and rows on whose lists a row is that count as its neighbours in that.
+JOIN_ROUNDS, REVERSE = 1, 16
 _PIVOT_ROUNDS, _ROWS_TO_FIT = 4, 32
 _ABSENT = np.float32(-4)
 
@@ -165,14 +168,16 @@ def pairs(found: Nearest) -> tuple[np.ndarray, np.ndarray]:
 # -- approximate ------------------------------------------------------------------------------------------------------
 
 
-def partitions(grid_ND: np.ndarray, rows_per_pivot: int = ROWS_PER_PIVOT, overlap: int = OVERLAP) -> list[np.ndarray]:
-    """Overlapping partitions of the rows: each row lies in those of its nearest pivots.
+def partitions(
+    grid_ND: np.ndarray, rows_per_pivot: int = ROWS_PER_PIVOT, probes: int = PROBES
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each row lives with its nearest pivot and visits the next nearest: an inverted file.
 
     Pivots are fitted by a few rounds of spherical k-means to evenly spread rows. Sums of vectors on the grid are exact
     in float64, so the same rows in the same order give the same partitions on any machine.
 
     Returns:
-        Rising rows of each partition, int32.
+        For each pivot the rows that live there and those that visit, int32, both rising and without a row in common.
     """
     num = len(grid_ND)
     num_pivots = max(1, -(-num // rows_per_pivot))
@@ -186,11 +191,18 @@ def partitions(grid_ND: np.ndarray, rows_per_pivot: int = ROWS_PER_PIVOT, overla
         length_P = np.sqrt((sum_PD**2).sum(axis=1))
         fitted = length_P > 0
         pivot_PD[fitted] = to_grid(sum_PD[fitted] / length_P[fitted, None])
-    overlap = min(overlap, len(pivot_PD))
-    nearest_NO = np.concatenate([_nearest_pivots(b.astype(np.float32), pivot_PD, overlap) for b in _tiles(grid_ND)])
-    order = np.argsort(nearest_NO.ravel(), kind="stable")
-    bounds = np.searchsorted(nearest_NO.ravel()[order], np.arange(1, len(pivot_PD)))
-    return [(part // overlap).astype(np.int32) for part in np.split(order, bounds)]
+    probes = min(probes, len(pivot_PD))
+    nearest_NV = np.concatenate([_nearest_pivots(b.astype(np.float32), pivot_PD, probes) for b in _tiles(grid_ND)])
+    homes = _split_by_pivot(nearest_NV[:, :1], len(pivot_PD))
+    return list(zip(homes, _split_by_pivot(nearest_NV[:, 1:], len(pivot_PD)), strict=True))
+
+
+def _split_by_pivot(pivot_NV: np.ndarray, num_pivots: int) -> list[np.ndarray]:
+    """The rising rows, int32, in which each pivot occurs."""
+    flat = pivot_NV.ravel()
+    order = np.argsort(flat, kind="stable")
+    bounds = np.searchsorted(flat, np.arange(1, num_pivots), sorter=order)
+    return [(part // max(pivot_NV.shape[1], 1)).astype(np.int32) for part in np.split(order, bounds)]
 
 
 def _tiles(array: np.ndarray) -> Iterator[np.ndarray]:
@@ -198,23 +210,101 @@ def _tiles(array: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _nearest_pivots(block_BD: np.ndarray, pivot_PD: np.ndarray, num: int) -> np.ndarray:
-    """The `num` nearest pivots of each row, ties by pivot: int64 (B, num)."""
+    """The `num` nearest pivots of each row, ties by pivot, the nearest in front: (B, num)."""
     cosine_BP = block_BD @ pivot_PD.T
     # the pivot enters the key, so that equal cosines have one order: 2^-22 steps times at most 2^30 pivots fit float64
     key_BP = cosine_BP.astype(np.float64) - np.arange(len(pivot_PD)) * 2.0**-52
-    if num < len(pivot_PD):
-        return np.argpartition(-key_BP, num - 1, axis=1)[:, :num]
-    return np.tile(np.arange(len(pivot_PD)), (len(block_BD), 1))
+    # small integers: they are sorted in linear time
+    found_BV = np.argpartition(-key_BP, num - 1, axis=1)[:, :num]
+    found_BV = found_BV.astype(np.uint16 if len(pivot_PD) < 1 << 16 else np.int32)
+    first_B1 = np.take_along_axis(key_BP, found_BV.astype(np.int64), axis=1).argmax(axis=1, keepdims=True)
+    nearest_B1 = np.take_along_axis(found_BV, first_B1, axis=1)
+    np.put_along_axis(found_BV, first_B1, found_BV[:, :1].copy(), axis=1)
+    found_BV[:, :1] = nearest_B1
+    return found_BV
 
 
 def partitioned_neighbours(
-    grid_ND: np.ndarray, k: int, least: float, rows_per_pivot: int = ROWS_PER_PIVOT, overlap: int = OVERLAP
+    grid_ND: np.ndarray,
+    k: int,
+    least: float,
+    rows_per_pivot: int = ROWS_PER_PIVOT,
+    probes: int = PROBES,
+    rounds: int = JOIN_ROUNDS,
 ) -> Nearest:
-    """`exact_neighbours` among the pairs that share a partition; `measure_recall` says how many that leaves out."""
+    """`exact_neighbours` among the pairs of which one visits the other, then `join_neighbours`.
+
+    `measure_recall` says how many neighbours that leaves out.
+    """
     found = Nearest.none(len(grid_ND), k)
-    for rows in partitions(grid_ND, rows_per_pivot, overlap):
-        search_among(grid_ND, rows, rows, least, found)
+    for home, visitors in partitions(grid_ND, rows_per_pivot, probes):
+        search_among(grid_ND, home, home, least, found)
+        search_among(grid_ND, home, visitors, least, found)
+    for _ in range(rounds):
+        found = join_neighbours(grid_ND, found, least)
     return found
+
+
+def join_neighbours(grid_ND: np.ndarray, found: Nearest, least: float, reverse: int = REVERSE) -> Nearest:
+    """Look at all pairs of rows that are neighbours of one row: who has a neighbour in common is often near.
+
+    One round of NN-descent (Dong, Moses and Li, "Efficient k-nearest neighbor graph construction for generic similarity
+    measures", 2011): it mends most of what partitions cut apart. The neighbours of a row are those on its list and the
+    `reverse` nearest of the rows on whose lists it is. Which pairs are looked at follows from `found` alone, so the
+    result does not depend on the order of the rows.
+
+    Args:
+        grid_ND: float16 of `to_grid`.
+        found: lists to begin with; unchanged.
+        least: cosine from which a pair counts.
+        reverse: see above.
+
+    Returns:
+        The lists with what else was found.
+    """
+    whole_ND = np.empty(grid_ND.shape, np.int16)  # whole numbers of grid steps: sums of products are exact in int32
+    for begin in range(0, len(grid_ND), TILE):
+        whole_ND[begin : begin + TILE] = grid_ND[begin : begin + TILE].astype(np.float32) * GRID
+    joined = Nearest(found.cosine.copy(), found.row.copy())
+    back = Nearest.none(len(grid_ND), reverse)
+    _reverse(found.cosine, found.row, back.cosine, back.row)
+    _join(whole_ND, found.row, back.row, np.float32(least), joined.cosine, joined.row)
+    return joined
+
+
+@njit(cache=True)
+def _reverse(cosine_Nk, row_Nk, cosine_Nr, row_Nr):  # type: ignore[no-untyped-def]
+    for a in range(len(row_Nk)):
+        for j in range(row_Nk.shape[1]):
+            if row_Nk[a, j] >= 0:
+                _keep(cosine_Nr, row_Nr, row_Nk[a, j], np.int32(a), cosine_Nk[a, j])
+
+
+@njit(cache=True)
+def _join(whole_ND, row_Nk, row_Nr, least, cosine_Nk, joined_Nk):  # type: ignore[no-untyped-def]
+    width = whole_ND.shape[1]
+    near = np.empty(row_Nk.shape[1] + row_Nr.shape[1], np.int32)
+    local = np.empty((len(near), width), np.int16)
+    for b in range(len(row_Nk)):
+        used = 0
+        for j in range(len(near)):
+            row = row_Nk[b, j] if j < row_Nk.shape[1] else row_Nr[b, j - row_Nk.shape[1]]
+            known = row < 0
+            for i in range(used):
+                known |= near[i] == row
+            if not known:
+                near[used] = row
+                local[used] = whole_ND[row]
+                used += 1
+        for i in range(used):
+            for j in range(i):
+                total = np.int32(0)
+                for d in range(width):
+                    total += np.int32(local[i, d]) * np.int32(local[j, d])
+                cosine = np.float32(total) / np.float32(GRID**2)
+                if cosine >= least:
+                    _keep(cosine_Nk, joined_Nk, near[i], near[j], cosine)
+                    _keep(cosine_Nk, joined_Nk, near[j], near[i], cosine)
 
 
 def measure_recall(grid_ND: np.ndarray, found: Nearest, least: float, sample: int = 512) -> float:

@@ -1,6 +1,6 @@
 """Faces of a clip become tracks: one track is one face through one clip.
 
-    faces (+ embeddings)  sorted and joined by (clip_id, frame, face)             read_faces
+    faces (+ embeddings, poses)  sorted and joined by (clip_id, frame, face)      track_faces.read_faces
         |  frame by frame: a face goes on the live track that it fits best        link_frames
         |  by overlap, and by the cosine to what the track has looked like
         |  a track whose person changes in a few blended frames is cut there      split_switches
@@ -12,8 +12,6 @@ Letters: N faces of a clip, F faces of a frame, T live tracks, M faces of a trac
 """
 
 import hashlib
-import itertools
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,9 +21,8 @@ from scipy.optimize import linear_sum_assignment
 
 from pipeline.config import TracksConfig
 from pipeline.schema import TRACKS
+from pipeline.track_faces import Faces, read_faces, split_clips
 
-#: Crops are shrunk to this side before they are embedded: a larger face shows nothing more.
-FULL_SIZE = 112.0
 #: Below this quality an embedding says little, and a low cosine does not break a track.
 GOOD_QUALITY = 0.25
 #: `TracksConfig.switch_cosine` where neither the user nor the model's entry states one: the strangers of embeddings
@@ -35,23 +32,6 @@ SWITCH_COSINE = 0.1
 SWITCH_WINDOW, SWITCH_LEAST, SWITCH_BLEND = 8, 5, 4
 #: Faces this many robust standard deviations below their track's median cosine are left out of its embedding.
 OUTLIER_DEVIATIONS = 3.0
-
-
-@dataclass(frozen=True)
-class Faces:
-    """N faces as parallel arrays, sorted by (clip, frame, face)."""
-
-    clip_ids: list[str]  # sorted
-    clip: np.ndarray  # index into clip_ids
-    frame: np.ndarray
-    face: np.ndarray
-    time: np.ndarray  # float64 s, NaN: null
-    box: np.ndarray  # float32 (N, 4): left, top, right, bottom in pixels
-    score: np.ndarray  # float32, NaN: null
-    size: np.ndarray  # square root of the box area in pixels
-    quality: np.ndarray  # in (0, 1], score times resolution: how well the face shows the person
-    unit: np.ndarray  # float32 (N, D) of unit length, zeros where there is no embedding
-    embedded: np.ndarray  # bool: there is one
 
 
 def link_faces(
@@ -70,7 +50,12 @@ def link_faces(
 
 
 def link_shard(
-    faces: pa.Table, embeddings: pa.Table | None, shard: str, config: TracksConfig, stride: int | None = None
+    faces: pa.Table,
+    embeddings: pa.Table | None,
+    shard: str,
+    config: TracksConfig,
+    stride: int | None = None,
+    poses: pa.Table | None = None,
 ) -> pa.Table:
     """Link the faces of each clip of a shard into tracks.
 
@@ -82,97 +67,16 @@ def link_shard(
         config: thresholds; `max_gap` counts sampled frames.
         stride: frames of the video from one sampled frame to the next; None: per clip the smallest distance of two
             frames that hold faces.
+        poses: rows of `schema.slot_schema("pose")`, any order; a face that looks away counts less. None, or a face
+            without a row: nothing is known.
 
     Returns:
         `schema.TRACKS`, `identity_id` null, sorted by clip_id, first_frame and the first face's number. Every face is
         in exactly one track, and a track has at most one face per frame.
     """
-    shard_faces = read_faces(faces, embeddings)
-    tables = [_link_clip(clip, shard, config, stride) for clip in _split_clips(shard_faces)]
+    shard_faces = read_faces(faces, embeddings, poses)
+    tables = [_link_clip(clip, shard, config, stride) for clip in split_clips(shard_faces)]
     return pa.concat_tables([TRACKS.empty_table(), *tables]).combine_chunks()
-
-
-def read_faces(faces: pa.Table, embeddings: pa.Table | None) -> Faces:
-    """Sort the faces by (clip_id, frame, face) and join their embeddings, without a loop over rows."""
-    ids = pc.unique(faces["clip_id"]).sort()
-    key_3N = _keys(faces, ids)
-    order_N = np.lexsort(key_3N[::-1])
-    key_3N = key_3N[:, order_N]
-    box_N4 = np.stack([_floats(faces, f"box_{c}", np.float32)[order_N] for c in ("x1", "y1", "x2", "y2")], axis=1)
-    score_N = _floats(faces, "score", np.float32)[order_N]
-    side_N2 = np.maximum(box_N4[:, 2:] - box_N4[:, :2], 0)
-    size_N = np.nan_to_num(np.sqrt(side_N2[:, 0] * side_N2[:, 1]))
-    quality_N = np.nan_to_num(score_N, nan=1.0) * np.minimum(size_N / FULL_SIZE, 1)
-    unit_ND, embedded_N = _join_embeddings(key_3N, embeddings, ids)
-    return Faces(
-        clip_ids=ids.to_pylist(),
-        clip=key_3N[0],
-        frame=key_3N[1],
-        face=key_3N[2],
-        time=_floats(faces, "time", np.float64)[order_N],
-        box=box_N4,
-        score=score_N,
-        size=size_N,
-        quality=np.clip(quality_N, 1e-3, 1),
-        unit=unit_ND,
-        embedded=embedded_N,
-    )
-
-
-def _keys(table: pa.Table, ids: pa.Array) -> np.ndarray:
-    """(clip code, frame, face) as int64 (3, rows); the code of a clip that `ids` lacks is -1."""
-    code = pc.fill_null(pc.index_in(table["clip_id"], value_set=ids), -1)
-    return np.stack([column.to_numpy().astype(np.int64) for column in (code, table["frame"], table["face"])])
-
-
-def _floats(table: pa.Table, name: str, dtype: Any) -> np.ndarray:
-    return table[name].to_numpy().astype(dtype)  # null becomes NaN
-
-
-def unit_embeddings(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """A column of embeddings, float16 or float32, at unit length.
-
-    Returns:
-        float32 (rows, D), zeros where an embedding is null, not finite or zero; and bool (rows,), where it is not.
-    """
-    array = column.combine_chunks()
-    width = array.type.list_size
-    # `values` spans the whole buffer, whatever the offset; null rows keep their place in it, which `flatten` would drop
-    flat = array.values.slice(array.offset * width, len(array) * width).to_numpy(zero_copy_only=False)
-    unit_ND = flat.reshape(-1, width).astype(np.float32)
-    length_N = np.linalg.norm(unit_ND, axis=1)
-    embedded_N = array.is_valid().to_numpy(zero_copy_only=False) & np.isfinite(length_N) & (length_N > 0)
-    unit_ND[~embedded_N] = 0
-    unit_ND[embedded_N] /= length_N[embedded_N, None]
-    return unit_ND, embedded_N
-
-
-def _join_embeddings(key_3N: np.ndarray, embeddings: pa.Table | None, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """`unit_embeddings` in the order of the sorted faces."""
-    num_faces = key_3N.shape[1]
-    if embeddings is None or embeddings.num_rows == 0 or num_faces == 0:
-        return np.zeros((num_faces, 0), np.float32), np.zeros(num_faces, bool)
-    unit_ED, embedded_E = unit_embeddings(embeddings["embedding"])
-    # sort faces and embeddings together: an embedding then stands right behind the face with the same key
-    both = np.concatenate([key_3N, _keys(embeddings, ids)], axis=1)
-    is_embedding = np.arange(both.shape[1]) >= num_faces
-    order = np.lexsort((is_embedding, both[2], both[1], both[0]))
-    here, behind = order[:-1], order[1:]
-    match = (both[:, here] == both[:, behind]).all(axis=0) & ~is_embedding[here] & is_embedding[behind]
-    face, row = here[match], behind[match] - num_faces
-    unit_ND = np.zeros((num_faces, unit_ED.shape[1]), np.float32)
-    embedded_N = np.zeros(num_faces, bool)
-    unit_ND[face], embedded_N[face] = unit_ED[row], embedded_E[row]
-    return unit_ND, embedded_N
-
-
-def _split_clips(faces: Faces) -> list[Faces]:
-    bounds = np.searchsorted(faces.clip, np.arange(len(faces.clip_ids) + 1))
-    clips = []
-    for clip_id, (begin, end) in zip(faces.clip_ids, itertools.pairwise(bounds), strict=True):
-        columns = {name: values[begin:end] for name, values in vars(faces).items() if name != "clip_ids"}
-        clips.append(Faces(clip_ids=[clip_id], **columns))
-    return clips
 
 
 # -- linking ----------------------------------------------------------------------------------------------------------

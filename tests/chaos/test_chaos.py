@@ -100,7 +100,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def start(nodes, tmp_path_factory):
     """start(corpus, out, options) starts the job in a process of its own, on the cluster."""
-    folder = tmp_path_factory.mktemp("jobs")
+    folder, started = tmp_path_factory.mktemp("jobs"), []
 
     def job(corpus, out, options=None):
         settings = {
@@ -117,9 +117,12 @@ def start(nodes, tmp_path_factory):
         log = (folder / f"{time.monotonic_ns()}.log").open("w+")
         process = subprocess.Popen(command, cwd=PROJECT, stdout=log, stderr=subprocess.STDOUT)
         process.log = log
+        started.append(process)
         return process
 
-    return job
+    yield job
+    for process in started:  # of a test that failed
+        process.kill()
 
 
 FINISHED = "NOT IN ORDER: 1 clips failed by a mistake"  # all is done but for the clip that makes a model raise

@@ -39,7 +39,9 @@ def test_what_is_finished_is_committed_and_the_next_run_does_the_rest(annotate, 
 
     clips, bundle = squares
     out = tmp_path / "out"
-    settings = [*SETTINGS, "actors.gpus=0", f"ray.address={ray.get_runtime_context().gcs_address}"]
+    # a second of grace is less than all the work that is left
+    settings = [*SETTINGS, "actors.gpus=0", "faults.stop_grace_s=1"]
+    settings.append(f"ray.address={ray.get_runtime_context().gcs_address}")
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.annotate", clips, out, "--bundle", bundle]
         + [part for setting in settings for part in ("--set", setting)],
@@ -54,18 +56,17 @@ def test_what_is_finished_is_committed_and_the_next_run_does_the_rest(annotate, 
     process.terminate()
     text, _ = process.communicate(timeout=120)
     assert process.returncode == 143, text
-    assert "STOPPED by a signal" in text
-    assert "run the same command again" in text
+    assert "stopped by a signal" in text.lower()
+    assert "does the rest" in text
 
     output = store.open_output(str(out))
     version = store.read_current(output)["faces"]
     (shard,) = {path.split("shard=")[1].split("/")[0] for path in store.list_files(output, f"faces/version={version}")}
     committed = pc.sum(store.read_ledger(output, "faces", version, shard)["count"]).as_py()
     assert 0 < committed < 40 * CLIPS
-    assert f"this run wrote {committed} frames" in text
 
     report = annotate(clips, out, str(bundle), *SETTINGS)
     assert (report.in_order, report.frames) == (True, 40 * CLIPS - committed)
     faces = pipeline.read_table(str(out), "faces", ["clip_id", "frame", "face"])
     assert len({tuple(row.values()) for row in faces.to_pylist()}) == faces.num_rows == 40 * CLIPS
-    assert store.list_files(output, "attempts") == []
+    assert list((out / "attempts").iterdir()) == []

@@ -1,5 +1,6 @@
 """Snapshots on Ray: partitions have no effect, a dead worker neither; ids last, and a user is obeyed."""
 
+import json
 import os
 import signal
 import threading
@@ -12,52 +13,70 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import ray
+from typer.testing import CliRunner
 
+from jobs.cli import app
 from pipeline import aggregate, store
 from pipeline.config import load_config
-from pipeline.decisions import Decision, add_decision
+from pipeline.decisions import Decision, add_decision, read_decisions
 from pipeline.neighbour_tasks import search_by_tasks
 from pipeline.neighbours import exact_neighbours, to_grid
 from pipeline.schema import CLIPS, slot_schema
 from pipeline.versions import aggregate_version
 
 PEOPLE = np.linalg.qr(np.random.default_rng(3).standard_normal((512, 8)))[0].T.astype(np.float32)
-SLOTS = {"face": "f1", "embeddings": "e1", "clips": "c1"}
+SLOTS = {"face": "f1", "clips": "c1"}
 COSINE = 0.3
 
 
-def write_corpus(out, people, first=0):
-    """One clip per letter, ten frames with one face each."""
+def write_corpus(out, people, first=0, embeddings="e1", shard=None):
+    """One clip per item, ten frames with a face for each of its letters; another `embeddings` sees other vectors."""
     output = store.open_output(str(out))
     random = np.random.default_rng(first)
-    for i, person in enumerate(people, first):
-        clip_id, shard = f"{i:016x}", f"s{i}"
-        keys = [{"clip_id": clip_id, "frame": frame, "face": 0} for frame in range(10)]
-        box = {"box_x1": 10.0, "box_y1": 10.0, "box_x2": 200.0, "box_y2": 200.0, "score": 0.99, "time": 0.0}
-        looks = PEOPLE["abcdefgh".index(person)] + 0.02 * random.standard_normal((10, 512)).astype(np.float32)
-        faces = pa.Table.from_pylist([key | box for key in keys], schema=slot_schema("face"))
+    basis = PEOPLE if embeddings == "e1" else PEOPLE[::-1, ::-1]
+    clips = {}
+    for i, persons in enumerate(people, first):
+        clip_id, place = f"{i:016x}", shard or f"s{i}"
+        keys = [
+            {"clip_id": clip_id, "frame": frame, "face": face} for frame in range(10) for face in range(len(persons))
+        ]
+        corner = [10.0 + 300 * key["face"] for key in keys]
+        box = {"box_y1": 10.0, "box_y2": 200.0, "score": 0.99, "time": 0.0}
+        boxes = [key | box | {"box_x1": x, "box_x2": x + 190} for key, x in zip(keys, corner, strict=True)]
+        noise = 0.02 * random.standard_normal((len(keys), 512)).astype(np.float32)
+        looks = [basis["abcdefgh".index(persons[key["face"]])] + noise[k] for k, key in enumerate(keys)]
         vectors = [key | {"embedding": look} for key, look in zip(keys, looks, strict=True)]
         for name, version, rows in (
-            ("faces", "f1", faces),
-            ("embeddings", "e1", pa.Table.from_pylist(vectors, schema=slot_schema("embeddings"))),
+            ("faces", "f1", pa.Table.from_pylist(boxes, schema=slot_schema("face"))),
+            ("embeddings", embeddings, pa.Table.from_pylist(vectors, schema=slot_schema("embeddings"))),
         ):
-            chunk = {"clip_id": clip_id, "first": 0, "count": 10, "faces": 10, "last": True, "fingerprint": "x"}
-            store.write_chunks(output, name, version, shard, rows, pa.Table.from_pylist([chunk], schema=store.LEDGER))
+            chunk = {"clip_id": clip_id, "first": 0, "count": 10, "faces": len(keys), "last": True, "fingerprint": "x"}
+            store.write_chunks(output, name, version, place, rows, pa.Table.from_pylist([chunk], schema=store.LEDGER))
         row = {field.name: None for field in CLIPS} | {"clip_id": clip_id, "status": "done", "fingerprint": "x"}
-        row |= {"uri": "memory://x", "shard": shard, "key": clip_id, "frames": 10, "sampled": 10, "faces": 10}
-        store.write_shard(output, "clips", "c1", shard, pa.Table.from_pylist([row], schema=CLIPS))
+        row |= {"uri": "memory://x", "shard": place, "key": clip_id, "frames": 10, "sampled": 10, "faces": len(keys)}
+        clips.setdefault(place, []).append(row)
+    for place, rows in clips.items():
+        store.write_shard(output, "clips", "c1", place, pa.Table.from_pylist(rows, schema=CLIPS))
     return output
 
 
-def snapshot(output, *assignments):
-    """Aggregate as an annotate run does; identity of each clip."""
+def snapshot(output, *assignments, embeddings="e1"):
+    """Aggregate as an annotate run does; identity of each clip (of its last track by id, where it has several)."""
     config = load_config(None, list(assignments), {})
-    version = aggregate_version(output, SLOTS, config, COSINE)
-    versions = SLOTS | dict.fromkeys(aggregate.TABLES, version)
+    slots = SLOTS | {"embeddings": embeddings}
+    version = aggregate_version(output, slots, config, COSINE)
+    versions = slots | dict.fromkeys(aggregate.TABLES, version)
     aggregate.aggregate(output.root, versions, config, COSINE, lambda: None)
-    store.switch_current(output, {"faces": "f1", **dict.fromkeys(aggregate.TABLES, version)})
+    store.switch_current(output, {"faces": "f1", "embeddings": embeddings, **dict.fromkeys(aggregate.TABLES, version)})
     tracks = store.read_table(output.root, "tracks").to_pylist()
+    tracks.sort(key=lambda row: (row["clip_id"], row["track_id"]))
     return {row["clip_id"]: row["identity_id"] for row in tracks}
+
+
+def faceatlas(*command):
+    """Exit code and output of `faceatlas identities ...`."""
+    done = CliRunner().invoke(app, ["identities", *map(str, command)])
+    return done.exit_code, done.output
 
 
 def test_ids_last_and_a_user_is_obeyed(local_ray, tmp_path):
@@ -87,6 +106,98 @@ def test_ids_last_and_a_user_is_obeyed(local_ray, tmp_path):
 
     add_decision(output, Decision(kind="split", tracks=(track_of[clips[1]],), others=(track_of[clips[0]],)))
     assert snapshot(output)[clips[1]] != third[clips[0]]
+
+
+def test_shards_tasks_and_the_order_of_writing_have_no_effect(local_ray, tmp_path):
+    people = ["a", "ab", "b", "ca", "d", "dc"]
+    whole = write_corpus(tmp_path / "whole", people)
+    parts = write_corpus(tmp_path / "parts", people, shard="all")
+    first, second = snapshot(whole), snapshot(parts, "identities.local_up_to=0")
+    assert {clip: first[clip] for clip in sorted(first)} == {clip: second[clip] for clip in sorted(second)}
+    tables = [store.read_table(output.root, "identities") for output in (whole, parts)]
+    assert tables[0].equals(tables[1])
+    assert len(tables[0]) == 4
+
+
+def test_another_embedding_model_keeps_the_ids_of_the_tracks_that_stay_together(local_ray, tmp_path):
+    output = write_corpus(tmp_path / "out", "aabbbc")
+    first = list(snapshot(output).values())
+    write_corpus(tmp_path / "out", "aabbdc", embeddings="e2")  # it tells one of the three apart
+    second = list(snapshot(output, embeddings="e2").values())
+    assert [now == before for now, before in zip(second, first, strict=True)] == [True] * 4 + [False, True]
+    assert second[4] not in first
+    (event,) = store.read_table(output.root, "lineage").to_pylist()
+    assert {name: event[name] for name in ("event", "from_id", "to_id", "tracks", "cause")} == {
+        "event": "split",
+        "from_id": first[2],
+        "to_id": second[4],
+        "tracks": 1,
+        "cause": "model",
+    }
+
+
+def test_a_user_s_word_through_the_command_line(local_ray, tmp_path):
+    output = write_corpus(tmp_path / "out", "aabb")
+    ids = list(snapshot(output).values())
+    code, said = faceatlas("merge", output.root, ids[0], ids[2])
+    assert (code, "one person" in said) == (0, True)
+    merged = list(snapshot(output).values())
+    assert len(set(merged)) == 1
+
+    (gone,) = {ids[0], ids[2]} - set(merged)
+    assert faceatlas("name", output.root, gone, "the host")[0] == 0  # the old id still leads there
+    snapshot(output)
+    assert store.read_table(output.root, "identities")["name"].to_pylist() == ["the host"]
+
+    tracks = store.read_table(output.root, "tracks", ["track_id", "clip_id"]).sort_by("clip_id")["track_id"].to_pylist()
+    assert faceatlas("split", output.root, merged[0], *tracks[2:])[0] == 0
+    parted = list(snapshot(output).values())
+    assert parted[0] == parted[1] != parted[2] == parted[3]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["merge", "OUT", "A", "A"], "two different identities"),
+        (["merge", "OUT", "A", "nobody"], "no identity nobody"),
+        (["split", "OUT", "A", "strange"], "has no track strange"),
+        (["split", "OUT", "A", "ALL"], "nobody would be left"),
+        (["score", "OUT", "TRUTH"], "needs the columns person and track_id or clip_id"),
+        (["calibrate", "OUT"], "needs 20 pairs"),
+    ],
+)
+def test_a_word_that_makes_no_sense_is_refused(local_ray, tmp_path, command, message):
+    output = write_corpus(tmp_path / "out", "a")
+    (tmp_path / "truth.csv").write_text("clip,person\n")
+    known = {"OUT": output.root, "A": next(iter(snapshot(output).values())), "TRUTH": tmp_path / "truth.csv"}
+    known["ALL"] = store.read_table(output.root, "tracks")["track_id"][0].as_py()
+    code, said = faceatlas(*(known.get(word, word) for word in command))
+    assert code == 2
+    assert message in said
+    assert not read_decisions(output)
+
+
+def test_identities_are_scored_against_a_truth(local_ray, tmp_path):
+    output = write_corpus(tmp_path / "out", "aabb")
+    snapshot(output)
+    truth = tmp_path / "truth.csv"
+    truth.write_text("clip_id,person\n" + "".join(f"{i:016x},{person}\n" for i, person in enumerate("xxxy")))
+    code, said = faceatlas("score", output.root, truth, "--json")
+    found = json.loads(said)
+    assert (code, found["tracks"]) == (0, 4)
+    assert (found["pairwise_precision"], found["pairwise_recall"]) == (0.5, pytest.approx(1 / 3, abs=1e-5))
+    truth.write_text("clip_id,person\n" + "".join(f"{i:016x},{person}\n" for i, person in enumerate("xxyy")))
+    assert "bcubed_f: 1.0" in faceatlas("score", output.root, truth)[1]
+
+
+def test_a_corpus_calibrates_its_model(local_ray, tmp_path):
+    output = write_corpus(tmp_path / "out", ["ab", "cd", "ef"] * 8)
+    snapshot(output)
+    found = json.loads(faceatlas("calibrate", output.root, "--json")[1])
+    assert (found["impostors"], found["genuine"], found["accepted"]) == (24, 48, 1)
+    assert found["low"] <= found["threshold"] <= found["high"] < 0.2  # these people are at right angles
+    assert "24 pairs are too few to count" in found["how"]
+    assert faceatlas("calibrate", output.root)[1].startswith(f"threshold {found['threshold']:.3f}")
 
 
 def test_tracks_are_not_linked_again_unless_the_faces_of_their_shard_change(local_ray, tmp_path):

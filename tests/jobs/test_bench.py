@@ -90,7 +90,7 @@ def test_an_upgrade_runs_its_model_alone_and_gives_the_same_numbers(data, bundle
     assert done.exit_code == 0, done.output
     said = json.loads(done.output)
     assert said["upgrade"]["frames"] == said["from_scratch"]["frames"] > 8
-    assert set(said["upgrade"]) == {"frames", "decode_s", "actor_s", "write_s", "total_s"}
+    assert min(said[name]["cpu_s"] for name in ("upgrade", "from_scratch")) > 0
 
 
 def test_an_upgrade_of_a_slot_that_is_not_there_is_refused(data, bundle):

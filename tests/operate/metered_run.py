@@ -1,7 +1,7 @@
 """python metered_run.py FOLDER: the demo's corpus on a Ray of its own whose metrics are exported.
 
-Prints the port when Ray is up, waits for a line, runs, prints `done`, and stays until the next line. One clip is marked
-as if it had killed a worker of an earlier run, so that there is a retry to count.
+Decoding and actors ask for custom resources. Prints the port when Ray is up, waits for a line, runs, prints `done`, and
+stays until the next line. One clip is marked as if it had killed a worker of an earlier run, so that there is a retry.
 """
 
 import socket
@@ -25,6 +25,7 @@ with socket.socket() as probe:
 ray.init(
     address="local",
     num_cpus=2,
+    resources={"decode": 2, "annotate": 1},
     include_dashboard=False,
     log_to_driver=False,
     object_store_memory=300 << 20,
@@ -32,7 +33,9 @@ ray.init(
     _system_config={"metrics_report_interval_ms": 500},
 )
 demo.make_corpus(folder / "corpus")
-config = load_config(None, ["decode.every=2", "decode.chunk_frames=4", "ray.log_level=debug"], {})
+settings = ["decode.every=2", "decode.chunk_frames=4", "ray.log_level=debug"]
+settings += ["decode.resources={decode: 1}", "actors.resources={annotate: 1}"]
+config = load_config(None, settings, {})
 clip = read_corpus(str(folder / "corpus"), config).clips.to_pylist()[0]
 mark = Mark("decode", clip["clip_id"], clip["fingerprint"], zlib.crc32(SLOTS.encode()))
 Attempts(str(folder / "tables"), snapshot_s=0).died(mark, "killed by signal 9 (SIGKILL) while decoding")

@@ -58,7 +58,7 @@ def test_partitions_change_little_and_repeat_exactly(tracks):
     def search(grid_ND, fresh_N, k, least):
         if not fresh_N.all():
             return find_neighbours(grid_ND, fresh_N, k, least)
-        return partitioned_neighbours(grid_ND, k, least, rows_per_pivot=400)
+        return partitioned_neighbours(grid_ND, k, least, rows_per_pivot=50, probes=8)
 
     approximate = cluster(tracks, search=search)
     assert score_clusters(approximate, tracks["y"]).bcubed_f >= 0.94

@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 
 from pipeline import neighbours
-from pipeline.neighbour_tasks import block_pairs, search_sides
+from pipeline.neighbour_tasks import block_pairs, partition_pairs, search_sides
 from pipeline.neighbours import (
     Nearest,
     exact_neighbours,
     find_neighbours,
+    join_neighbours,
     measure_recall,
     merge_nearest,
     pairs,
     partitioned_neighbours,
+    partitions,
+    search_among,
     to_grid,
 )
 
@@ -77,13 +80,47 @@ def test_only_pairs_with_a_fresh_row_count(grid_ND):
 
 
 def test_partitions_find_most_neighbours_and_say_how_many(grid_ND):
-    found = partitioned_neighbours(grid_ND, 8, 0.2, rows_per_pivot=50, overlap=1)
+    found = partitioned_neighbours(grid_ND, 8, 0.2, rows_per_pivot=50, probes=2, rounds=0)
     truth = exact_neighbours(grid_ND, 8, 0.2)
     hits = sum(np.isin(t[t >= 0], f).sum() for t, f in zip(truth.row, found.row, strict=True))
     recall = hits / (truth.row >= 0).sum()
     assert 0.3 < recall < 1
     assert measure_recall(grid_ND, found, 0.2, sample=len(grid_ND)) == pytest.approx(recall)
     assert measure_recall(grid_ND, truth, 0.2) == 1
+
+
+def test_neighbours_of_neighbours_are_found_and_none_is_lost_or_made_up(grid_ND):
+    before = partitioned_neighbours(grid_ND, 8, 0.2, rows_per_pivot=50, probes=2, rounds=0)
+    after = join_neighbours(grid_ND, before, 0.2)
+    missed = [1 - measure_recall(grid_ND, lists, 0.2) for lists in (before, after)]
+    assert missed[1] < missed[0] / 2
+    assert (after.cosine >= before.cosine).all()
+    everything = exact_neighbours(grid_ND, len(grid_ND), 0.2)
+    for row in range(len(grid_ND)):
+        cosine_of = dict(zip(everything.row[row].tolist(), everything.cosine[row].tolist(), strict=True))
+        for other, cosine in zip(after.row[row].tolist(), after.cosine[row].tolist(), strict=True):
+            assert other < 0 or cosine_of[other] == cosine
+
+
+def test_every_row_lives_with_one_pivot_and_visits_others(grid_ND):
+    parts = partitions(grid_ND, rows_per_pivot=50, probes=3)
+    assert np.array_equal(np.sort(np.concatenate([home for home, _ in parts])), np.arange(len(grid_ND)))
+    visits = np.bincount(np.concatenate([visitors for _, visitors in parts]), minlength=len(grid_ND))
+    assert (visits == 2).all()
+    assert all(not np.isin(home, visitors).any() for home, visitors in parts)
+
+
+def test_of_the_pairs_around_pivots_those_with_a_fresh_row_are_looked_at(grid_ND, monkeypatch):
+    monkeypatch.setattr("pipeline.neighbour_tasks.partitions", lambda grid: partitions(grid, 50, 3))
+    num = len(grid_ND)
+    looked_at = {}
+    for name, fresh_N in (("all", np.ones(num, bool)), ("some", np.arange(num) % 10 == 0)):
+        found = Nearest.none(num, num)
+        for left, right in partition_pairs(grid_ND, fresh_N):
+            search_among(grid_ND, left, left if right is None else right, 0.2, found)
+        looked_at[name] = pairs(found)[0]
+    wanted = looked_at["all"][(looked_at["all"] % 10 == 0).any(axis=1)]
+    np.testing.assert_array_equal(looked_at["some"], wanted)
 
 
 def test_no_rows_have_no_neighbours():

@@ -275,3 +275,32 @@ def test_every_face_is_in_one_track_once_per_frame_in_whatever_order(rows, max_g
     assert len(set(tracks["track_id"].to_pylist())) == tracks.num_rows
     orders = [np.array(random.sample(range(len(table)), len(table)), np.int64) for table in (faces, embeddings)]
     assert link_shard(faces.take(orders[0]), embeddings.take(orders[1]), "s0", config).equals(tracks)
+
+
+# -- how well a face shows its person ----------------------------------------------------------------------------------
+
+
+def turned(yaw_of_frame):
+    rows = [
+        {"clip_id": CLIP, "frame": frame, "face": 0, "pose_yaw": yaw, "pose_pitch": 0.0}
+        for frame, yaw in yaw_of_frame.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=slot_schema("pose"))
+
+
+def test_a_face_that_looks_away_counts_less():
+    rows = [(frame, 0, LEFT, PEOPLE[0] + share * PEOPLE[1]) for frame, share in enumerate((0.0, 1.0))]
+    frontal, profile, unknown = (
+        link_shard(*make_clip(*rows), "s0", DEFAULT, poses=turned(yaws)).to_pylist()[0]
+        for yaws in ({0: 0.0, 1: 0.0}, {0: 0.0, 1: -np.pi / 2}, {})
+    )
+    assert unknown == frontal == link(*rows).to_pylist()[0]
+    assert profile["quality"] == pytest.approx(frontal["quality"] * (1 + 0.2) / 2)
+    assert profile["representative_frame"] == 0
+    assert np.dot(profile["embedding"], PEOPLE[1]) < np.dot(frontal["embedding"], PEOPLE[1]) - 0.1
+
+
+def test_a_pose_that_is_not_a_number_is_no_turn():
+    rows = [(0, 0, LEFT, "A")]
+    poses = turned({0: float("nan")})
+    assert link_shard(*make_clip(*rows), "s0", DEFAULT, poses=poses).equals(link(*rows))

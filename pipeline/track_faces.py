@@ -1,0 +1,137 @@
+"""The faces of a shard as arrays: sorted, with their embeddings, and how well each shows its person.
+
+Letters: N faces, E rows of embeddings, P of poses, D width of the embedding (0: none).
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+#: Crops are shrunk to this side before they are embedded: a larger face shows nothing more.
+FULL_SIZE = 112.0
+#: A face in full profile still counts this much of one that looks into the camera.
+LEAST_FRONTAL = 0.2
+
+
+@dataclass(frozen=True)
+class Faces:
+    """N faces as parallel arrays, sorted by (clip, frame, face)."""
+
+    clip_ids: list[str]  # sorted
+    clip: np.ndarray  # index into clip_ids
+    frame: np.ndarray
+    face: np.ndarray
+    time: np.ndarray  # float64 s, NaN: null
+    box: np.ndarray  # float32 (N, 4): left, top, right, bottom in pixels
+    score: np.ndarray  # float32, NaN: null
+    size: np.ndarray  # square root of the box area in pixels
+    quality: np.ndarray  # in (0, 1], score, resolution and pose: how well the face shows the person
+    unit: np.ndarray  # float32 (N, D) of unit length, zeros where there is no embedding
+    embedded: np.ndarray  # bool: there is one
+
+
+def read_faces(faces: pa.Table, embeddings: pa.Table | None, poses: pa.Table | None = None) -> Faces:
+    """Sort the faces by (clip_id, frame, face) and join their embeddings and poses, without a loop over rows."""
+    ids = pc.unique(faces["clip_id"]).sort()
+    key_3N = _keys(faces, ids)
+    order_N = np.lexsort(key_3N[::-1])
+    key_3N = key_3N[:, order_N]
+    box_N4 = np.stack([_floats(faces, f"box_{c}", np.float32)[order_N] for c in ("x1", "y1", "x2", "y2")], axis=1)
+    score_N = _floats(faces, "score", np.float32)[order_N]
+    side_N2 = np.maximum(box_N4[:, 2:] - box_N4[:, :2], 0)
+    size_N = np.nan_to_num(np.sqrt(side_N2[:, 0] * side_N2[:, 1]))
+    quality_N = np.nan_to_num(score_N, nan=1.0) * np.minimum(size_N / FULL_SIZE, 1)
+    quality_N *= _frontality(key_3N, poses, ids)
+    unit_ND, embedded_N = _join_embeddings(key_3N, embeddings, ids)
+    return Faces(
+        clip_ids=ids.to_pylist(),
+        clip=key_3N[0],
+        frame=key_3N[1],
+        face=key_3N[2],
+        time=_floats(faces, "time", np.float64)[order_N],
+        box=box_N4,
+        score=score_N,
+        size=size_N,
+        quality=np.clip(quality_N, 1e-3, 1),
+        unit=unit_ND,
+        embedded=embedded_N,
+    )
+
+
+def _keys(table: pa.Table, ids: pa.Array) -> np.ndarray:
+    """(clip code, frame, face) as int64 (3, rows); the code of a clip that `ids` lacks is -1."""
+    code = pc.fill_null(pc.index_in(table["clip_id"], value_set=ids), -1)
+    return np.stack([column.to_numpy().astype(np.int64) for column in (code, table["frame"], table["face"])])
+
+
+def _floats(table: pa.Table, name: str, dtype: Any) -> np.ndarray:
+    return table[name].to_numpy().astype(dtype)  # null becomes NaN
+
+
+def unit_embeddings(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """A column of embeddings, float16 or float32, at unit length.
+
+    Returns:
+        float32 (rows, D), zeros where an embedding is null, not finite or zero; and bool (rows,), where it is not.
+    """
+    array = column.combine_chunks()
+    width = array.type.list_size
+    # `values` spans the whole buffer, whatever the offset; null rows keep their place in it, which `flatten` would drop
+    flat = array.values.slice(array.offset * width, len(array) * width).to_numpy(zero_copy_only=False)
+    unit_ND = flat.reshape(-1, width).astype(np.float32)
+    length_N = np.linalg.norm(unit_ND, axis=1)
+    embedded_N = array.is_valid().to_numpy(zero_copy_only=False) & np.isfinite(length_N) & (length_N > 0)
+    unit_ND[~embedded_N] = 0
+    unit_ND[embedded_N] /= length_N[embedded_N, None]
+    return unit_ND, embedded_N
+
+
+def _join_embeddings(key_3N: np.ndarray, embeddings: pa.Table | None, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """`unit_embeddings` in the order of the sorted faces."""
+    num_faces = key_3N.shape[1]
+    if embeddings is None or embeddings.num_rows == 0 or num_faces == 0:
+        return np.zeros((num_faces, 0), np.float32), np.zeros(num_faces, bool)
+    unit_ED, embedded_E = unit_embeddings(embeddings["embedding"])
+    face, row = _match(key_3N, _keys(embeddings, ids))
+    unit_ND = np.zeros((num_faces, unit_ED.shape[1]), np.float32)
+    embedded_N = np.zeros(num_faces, bool)
+    unit_ND[face], embedded_N[face] = unit_ED[row], embedded_E[row]
+    return unit_ND, embedded_N
+
+
+def _frontality(key_3N: np.ndarray, poses: pa.Table | None, ids: pa.Array) -> np.ndarray:
+    """How much of each sorted face is turned to the camera: the cosine of its turn aside and up or down, at least
+    LEAST_FRONTAL; 1 where the pose is not known.
+    """
+    frontal_N = np.ones(key_3N.shape[1])
+    if poses is not None and poses.num_rows and len(frontal_N):
+        turned_P = np.cos(_floats(poses, "pose_yaw", np.float64)) * np.cos(_floats(poses, "pose_pitch", np.float64))
+        face, row = _match(key_3N, _keys(poses, ids))
+        frontal_N[face] = np.nan_to_num(np.maximum(turned_P[row], LEAST_FRONTAL), nan=1.0)
+    return frontal_N
+
+
+def _match(key_3N: np.ndarray, other_3R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Faces and the rows of another table that have the same key."""
+    num_faces = key_3N.shape[1]
+    # sort both together: a row then stands right behind the face with the same key
+    both = np.concatenate([key_3N, other_3R], axis=1)
+    is_row = np.arange(both.shape[1]) >= num_faces
+    order = np.lexsort((is_row, both[2], both[1], both[0]))
+    here, behind = order[:-1], order[1:]
+    match = (both[:, here] == both[:, behind]).all(axis=0) & ~is_row[here] & is_row[behind]
+    return here[match], behind[match] - num_faces
+
+
+def split_clips(faces: Faces) -> list[Faces]:
+    """The faces of each clip."""
+    bounds = np.searchsorted(faces.clip, np.arange(len(faces.clip_ids) + 1))
+    clips = []
+    for clip_id, (begin, end) in zip(faces.clip_ids, itertools.pairwise(bounds), strict=True):
+        columns = {name: values[begin:end] for name, values in vars(faces).items() if name != "clip_ids"}
+        clips.append(Faces(clip_ids=[clip_id], **columns))
+    return clips
