@@ -19,6 +19,7 @@ know the formats that are lists of other files.
 
 import io
 import math
+import mimetypes
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -251,6 +252,13 @@ class _Video:
         return indexed > self.length or (self.stated_length or 0) > self.length + files.HEAD_BYTES
 
 
+class _Nameless:
+    """A file as PyAV reads it, without its name."""
+
+    def __init__(self, file: Any) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
 def open_video(clip: Mapping[str, Any], config: DecodeConfig, options: Any, stack: ExitStack) -> _Video:
     """Open a clip's first video stream for decoding on one thread; `stack` closes it.
 
@@ -263,9 +271,11 @@ def open_video(clip: Mapping[str, Any], config: DecodeConfig, options: Any, stac
     head = file.read(files.HEAD_BYTES)
     length = file.seek(0, io.SEEK_END)
     file.seek(0)
+    # of a picture's name FFmpeg makes a pattern of names, and opens those; without it, it reads what it is given
+    source = _Nameless(file) if (mimetypes.guess_type(name)[0] or "").startswith("image/") else file
     try:
         # tags in an unknown encoding must not fail a clip
-        container = stack.enter_context(av.open(file, "r", metadata_errors="replace", container_options=_CLOSED))
+        container = stack.enter_context(av.open(source, "r", metadata_errors="replace", container_options=_CLOSED))
     except av.FFmpegError as error:
         reason = _reason(error)
         if "not on whitelist" in reason:

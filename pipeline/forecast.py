@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.config import Config
 
-RAY_START_S = 10.0  # Ray and the actors' processes, loading of weights not counted; 8 to 12 s seen on two cores
+RAY_START_S = 10.0  # Ray and the processes of actors, without their weights: a guess, not measured
 FILE_MB = 0.011  # of a Parquet file besides its rows: schema with its descriptions, statistics, ledger
 _QUANTITIES = ("clips", "hours", "frames", "sampled", "faces", "seconds", "output_mb")
 
