@@ -237,7 +237,11 @@ MODELS: dict[str, dict[str, ModelCard]] = {
         "tiny": ModelCard(
             builder="actors.models.tiny:build_tiny_gaze",
             input="crops112",
-            files={"weights": PackageFile("tiny/traits.safetensors")},
+            files={
+                "weights": PackageFile("tiny/gaze.safetensors"),
+                "traits": PackageFile("tiny/traits.safetensors"),
+            },
+            algorithm=2,
             licence=_OURS,
         ),
     },

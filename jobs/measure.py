@@ -1,6 +1,7 @@
 """The rates behind a forecast: a timed decode and annotate of some chunks on this machine."""
 
 import io
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,6 +66,7 @@ def measure(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, 
         decode_s=decode_s / decoded,
         model_s=per,
         other_s=max(wall_s - sum(clock.seconds for clock in clocks.values()), 0.0) / annotated,
+        cpus=os.cpu_count() or 1,
         cpu_per_s=cpu_s / wall_s,
         faces=faces / frames,
         face_bytes=size / max(faces, 1),

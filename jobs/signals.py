@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pipeline.stopping import Stop
+from pipeline.stopping import Stop, StoppedError
 
 EXIT_STOPPED = 128 + signal.SIGTERM
 
@@ -29,5 +29,9 @@ def on_sigterm(grace_s: float) -> Iterator[tuple[Stop, Callable[[], None]]]:
     listen()
     try:
         yield stop, listen
+    except KeyboardInterrupt:  # what Ray makes of the exception of any signal handler
+        if stop.requested:
+            raise StoppedError("told to stop") from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

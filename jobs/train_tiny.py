@@ -4,6 +4,7 @@
     python -m jobs.train_tiny prepare SHARED WORK          # scenes, faces, and what the teachers say of them
     python -m jobs.train_tiny face SHARED WORK --minutes 20
     python -m jobs.train_tiny traits SHARED WORK --minutes 12
+    python -m jobs.train_tiny gaze SHARED WORK --minutes 6
     python -m jobs.train_tiny examples SHARED WORK         # blended faces and the identity teacher's maps of them
     python -m jobs.train_tiny identity SHARED WORK --minutes 20
     python -m jobs.train_tiny pack SHARED WORK             # half precision, into actors/tiny
@@ -37,7 +38,10 @@ from actors.models.tiny import (
     build_tiny_landmarks,
     build_tiny_pose,
 )
+from actors.models.tiny_gaze import TinyGaze
 from jobs.training import evaluate as measure
+from jobs.training import gaze as line_of_sight
+from jobs.training.clips import measure_clips
 from jobs.training.detector import Pictures, train_detector
 from jobs.training.faces import Faces, collect_faces
 from jobs.training.identity import make_examples, tap, train_identity
@@ -49,6 +53,7 @@ PACKED = Path(__file__).resolve().parents[1] / "actors" / "tiny"
 NETS: dict[str, Callable[[], nn.Module]] = {
     "face": new_retinaface_mnet025,
     "traits": TinyTraits,
+    "gaze": TinyGaze,
     "identity": TinyIdentity,
 }
 EVERY = 5  # of the videos' frames
@@ -63,7 +68,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--minutes", type=float, default=15, help="of each training")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch", type=int, help="examples per step; default 4, 48 and 32")
+    parser.add_argument("--batch", type=int, help="examples per step; default 4, 48, 16 and 32")
     parser.add_argument("--resume", action="store_true", help="go on from the weights in WORK")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -114,11 +119,32 @@ def face(options: argparse.Namespace) -> None:
 
 
 def traits(options: argparse.Namespace) -> None:
-    """Train landmarks, pose, emotions and gaze."""
+    """Train landmarks, pose and emotions."""
     net, save = start("traits", options)
     faces = read_cache(options.work / "faces.pkl")
-    rate = 1e-3 if options.resume else 3e-3
+    rate = 2e-3 if options.resume else 3e-3
     train_traits(net, faces, 60 * options.minutes, options.batch or 48, save, log, rate)  # type: ignore[arg-type]
+
+
+def gaze(options: argparse.Namespace) -> None:
+    """Train gaze; most of the time for its layers alone."""
+    net, save = start("gaze", options)
+    trained = TinyTraits()
+    trained.load_state_dict(load_file(options.work / "traits.safetensors"))
+    teacher = load_teachers(options.shared / "models").gaze
+    line_of_sight.tap(teacher)
+    seconds = 60 * options.minutes
+    layers = 0.0 if options.resume else seconds * 0.7
+    line_of_sight.train_gaze(
+        net,  # type: ignore[arg-type]
+        teacher,
+        trained.eval(),
+        read_cache(options.work / "faces.pkl"),
+        (layers, (seconds - layers) / 3, (seconds - layers) * 2 / 3),
+        options.batch or 16,
+        save,
+        log,
+    )
 
 
 def examples(options: argparse.Namespace) -> None:
@@ -171,6 +197,7 @@ def evaluate(options: argparse.Namespace) -> None:
         "the teacher's embeddings": measure.measure_pairs(
             measure.embed_pictures(_teacher_embeds(teachers), faces), data
         ),
+        "clips": measure_clips(data),
     }
     print(json.dumps(figures, indent=1))
 
@@ -187,7 +214,7 @@ def packed_nets() -> measure.Tiny:
         landmarks=build_tiny_landmarks(files["traits"]),
         pose=build_tiny_pose(files["traits"]),
         emotions=build_tiny_emotions(files["traits"]),
-        gaze=build_tiny_gaze(files["traits"]),
+        gaze=build_tiny_gaze({"weights": PACKED / "gaze.safetensors", "traits": PACKED / "traits.safetensors"}),
         embeddings=build_tiny_identity(files["identity"]),
     )
 
@@ -227,6 +254,7 @@ STEPS: dict[str, Callable[[argparse.Namespace], None]] = {
     "prepare": prepare,
     "face": face,
     "traits": traits,
+    "gaze": gaze,
     "examples": examples,
     "identity": identity,
     "pack": pack,

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.config import Config
 
 RAY_START_S = 10.0  # Ray and the actors' processes, loading of weights not counted; 8 to 12 s seen on two cores
+FILE_MB = 0.011  # of a Parquet file besides its rows: schema with its descriptions, statistics, ledger
 _QUANTITIES = ("clips", "hours", "frames", "sampled", "faces", "seconds", "output_mb")
 
 
@@ -21,6 +22,7 @@ class Probed:
 
     Attributes:
         clips: with work to do.
+        shards: that they lie in.
         probed: of them, whose headers were read.
         unreadable: of those, that will end in quarantine.
         frames, seconds, megapixels: means of a probed clip, unreadable ones as 0; megapixels of all its frames.
@@ -28,6 +30,7 @@ class Probed:
     """
 
     clips: int
+    shards: int
     probed: int
     unreadable: int
     frames: float
@@ -46,6 +49,7 @@ class Measured:
         decode_s: CPU seconds per decoded megapixel.
         model_s: slot -> device seconds: of `face` per annotated megapixel, of all others per face.
         other_s: device seconds per annotated megapixel outside the models (colour conversion, crops, results).
+        cpus: CPU cores of this machine.
         cpu_per_s: CPU seconds that an actor takes in a second.
         faces: per annotated frame.
         face_bytes: of all tables, per face.
@@ -57,6 +61,7 @@ class Measured:
     decode_s: float
     model_s: Mapping[str, float]
     other_s: float
+    cpus: int
     cpu_per_s: float
     faces: float
     face_bytes: float
@@ -111,7 +116,10 @@ def forecast(
     if measured is None or faces is None:
         return result
     pixels = probed.clips * probed.megapixels
-    return result | _times(pixels, pixels * share, faces, slot_share, config, cluster, measured)
+    chunks = max(probed.clips, sampled / config.decode.chunk_frames)
+    files = max(probed.shards, chunks / config.store.chunks_per_file) * sum(value > 0 for value in slot_share.values())
+    times = _times(pixels, pixels * share, faces, slot_share, config, cluster, measured)
+    return result | times | {"output_mb": faces * measured.face_bytes / 1e6 + files * FILE_MB}
 
 
 def _times(
@@ -134,16 +142,16 @@ def _times(
     if on_gpu:
         lanes = {"annotate": device_s / max(cluster.gpus, 1e-9), "decode": decode_s / cluster.cpus}
         busy = max(lanes.values())
-    else:  # decoders and actors share the cores, whichever takes more of them
+    else:  # decoders and actors share the cores; an actor per machine is never faster than it was alone
         lanes = {"annotate": device_s * measured.cpu_per_s, "decode": decode_s}
-        busy = sum(lanes.values()) / cluster.cpus
+        machines = max(1.0, cluster.cpus / measured.cpus)
+        busy = max(sum(lanes.values()) / cluster.cpus, device_s / machines)
     bottleneck = max(lanes, key=lambda lane: lanes[lane])
     seconds = RAY_START_S + measured.load_s + busy
     cost = _cost(seconds, config, cluster)
     return {
         "device": measured.device,
         "seconds": seconds,
-        "output_mb": faces * measured.face_bytes / 1e6,
         "bottleneck": bottleneck,
         "decode_cpu_hours": decode_s / 3600,
         "cores_per_gpu": decode_s / device_s if on_gpu and device_s else None,

@@ -63,6 +63,7 @@ def probe_work(work: pa.Table, config: Config, seed: int = 0) -> tuple[Probed, l
     pixels = [header["width"] * header["height"] for header in said]
     probed = Probed(
         clips=len(clips),
+        shards=len({clip["shard"] for clip in clips}),
         probed=len(chosen),
         unreadable=len(chosen) - len(said),
         frames=sum(header["frames"] for header in said) / count,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import store
+from pipeline import schema, store
 from pipeline.config import Config
 from pipeline.errors import OutputError
 from pipeline.forecast import against
@@ -58,12 +58,15 @@ def compare(saved: Mapping[str, Any], output: Output, tally: Tally, seconds: flo
 
 
 def stored_mb(output: Output) -> float:
-    """Size of all Parquet files of the slots' tables."""
-    try:
-        found = output.fs.find(output.path(), detail=True)
-    except FileNotFoundError:
-        return 0.0
-    return sum(info["size"] for path, info in found.items() if str(path).endswith(".parquet")) / 1e6
+    """Size of the files of all slots' tables, all versions."""
+    total = 0
+    for table in schema.TABLE_OF_SLOT.values():
+        try:
+            found = output.fs.find(output.path(table), detail=True)
+        except FileNotFoundError:
+            continue
+        total += sum(info["size"] for path, info in found.items() if str(path).endswith(".parquet"))
+    return total / 1e6
 
 
 def cluster_of(stages: Any) -> dict[str, Any]:

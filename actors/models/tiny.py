@@ -1,8 +1,9 @@
 """The networks of the bundle `tiny`, trained by this project (jobs/train_tiny.py, docs/tiny.md).
 
 Faces come from RetinaFace with MobileNetV1-0.25 (`actors/models/retinaface.py`). One network, `TinyTraits`, gives
-landmarks, pose, emotions and gaze of a crop; `TinyIdentity` gives the embedding of an aligned crop. Both are built of
+landmarks, pose and emotions of a crop; `TinyIdentity` gives the embedding of an aligned crop. Both are built of
 inverted bottlenecks as MobileFaceNet (Chen et al. 2018), narrower, and with plain ReLU, which is cheaper on a CPU.
+`TinyGaze` (actors/models/tiny_gaze.py) looks at the eyes that `TinyTraits` finds.
 
 Shapes: N faces, C H W channels, rows, columns, D width of the embedding.
 """
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from actors.models.retinaface import RetinaFace, build_retinaface_mnet025
+from actors.models.tiny_gaze import TinyGaze
 from actors.weights import load_strict, read_state_dict
 
 #: found on pictures that were kept out: true faces score above 0.99, a room that training never showed up to 0.88
@@ -26,7 +28,7 @@ PART_WIDTH = 64  # channels of each of the 7x7 parts of a face that the embeddin
 
 
 class TinyTraits(nn.Module):
-    """Landmarks, pose, emotions and gaze of a 112-pixel crop, from one trunk."""
+    """Landmarks, pose and emotions of a 112-pixel crop, from one trunk."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +46,6 @@ class TinyTraits(nn.Module):
         self.landmarks = nn.Linear(256, 136)
         self.pose = nn.Linear(256, 3)
         self.emotions = nn.Sequential(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 7))
-        self.gaze = nn.Sequential(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 3))
         self._last: tuple[weakref.ref[Tensor], dict[str, Tensor]] | None = None
 
     def remember(self, crops_NCHW: Tensor) -> dict[str, Tensor]:
@@ -60,8 +61,7 @@ class TinyTraits(nn.Module):
             crops_NCHW: float32 RGB [0, 1], (N, 3, 112, 112), cut as `crops112`.
 
         Returns:
-            landmarks (N, 136) in fractions of the crop; pose (N, 3): pitch, roll, yaw, rad; emotions (N, 7): logits;
-            gaze (N, 3): a vector of any length, x to the picture's right, y up, z < 0 towards the camera.
+            landmarks (N, 136) in fractions of the crop; pose (N, 3): pitch, roll, yaw, rad; emotions (N, 7): logits.
         """
         inputs_NCHW = ((crops_NCHW - 0.5) / 0.25).to(self.pose.weight.dtype)
         features_ND = self.pool(self.trunk(inputs_NCHW)).flatten(1)
@@ -69,7 +69,6 @@ class TinyTraits(nn.Module):
             "landmarks": self.landmarks(features_ND).float() * 0.1 + 0.5,
             "pose": self.pose(features_ND).float() * 0.3,
             "emotions": self.emotions(features_ND).float(),
-            "gaze": self.gaze(features_ND).float(),
         }
 
 
@@ -117,6 +116,20 @@ class Trait(nn.Module):
     def forward(self, crops_NCHW: Tensor) -> Tensor:
         """The answer for crops as `TinyTraits` takes them."""
         return self.answer(self.net.remember(crops_NCHW))
+
+
+class GazeTrait(nn.Module):
+    """The line of sight, out of the eyes that a `TinyTraits` finds; its trunk runs once, as for `Trait`."""
+
+    def __init__(self, traits: TinyTraits, net: TinyGaze) -> None:
+        super().__init__()
+        self.traits = traits
+        self.net = net
+
+    def forward(self, crops_NCHW: Tensor) -> Tensor:
+        """Pitch, yaw and angle to the camera axis (N, 3) for crops as `TinyTraits` takes them."""
+        said = self.traits.remember(crops_NCHW)
+        return gaze_angles(self.net.look(crops_NCHW, said["landmarks"].unflatten(1, (68, 2)), said["pose"]))
 
 
 class Bottleneck(nn.Module):
@@ -180,9 +193,11 @@ def build_tiny_emotions(files: Mapping[str, Path]) -> Trait:
     return Trait(_traits(Path(files["weights"])), lambda said: said["emotions"].softmax(1))
 
 
-def build_tiny_gaze(files: Mapping[str, Path]) -> Trait:
-    """Gaze (N, 3): pitch, yaw, angle to the camera axis, rad; `files` and errors as `build_tiny_face`."""
-    return Trait(_traits(Path(files["weights"])), lambda said: gaze_angles(said["gaze"]))
+def build_tiny_gaze(files: Mapping[str, Path]) -> GazeTrait:
+    """Gaze (N, 3): pitch, yaw, angle to the camera axis, rad; `files` also names `traits`; errors as above."""
+    net = TinyGaze()
+    load_strict(net, read_state_dict(files["weights"]), "tiny_gaze")
+    return GazeTrait(_traits(Path(files["traits"])), net.eval().requires_grad_(False))
 
 
 def build_tiny_identity(files: Mapping[str, Path]) -> TinyIdentity:

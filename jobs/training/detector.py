@@ -20,6 +20,9 @@ from jobs.training.schedule import annealed
 
 SIDE = 224  # px of a training picture
 _LEAST, _MOST = 16, 215  # px, sides of the faces in it
+LARGE_SIDE = 2 * SIDE  # px of a training picture of large faces, one in place of four
+_LARGE_LEAST, _LARGE_MOST = 120, 430
+_LARGE_SHARE = 0.35  # of the batches
 
 
 class Pictures:
@@ -29,7 +32,7 @@ class Pictures:
         images = [Image.fromarray(scene.rgb_HWC) for scene in scenes]
         # PIL does not smooth before it samples, so every scene is kept at a half, a quarter and an eighth too
         self.images = [[image, *(image.reduce(step) for step in (2, 4, 8))] for image in images]
-        self.grounds = [np.asarray(image.resize((SIDE, SIDE))) for image in images]
+        self.grounds = [np.asarray(image.resize((LARGE_SIDE, LARGE_SIDE))) for image in images]
         self.boxes = list(boxes)
         self.random = np.random.default_rng(seed)
         # a picture shows new people, a frame the person of the frames before
@@ -37,12 +40,18 @@ class Pictures:
         self.share = np.array(weight) / np.sum(weight)
 
     def batch(self, count: int) -> Tensor:
-        """float32 RGB, whole numbers 0-255: (count, 3, SIDE, SIDE)."""
-        crops = np.stack([self._picture() for _ in range(count)])
+        """float32 RGB, whole numbers 0-255: (count, 3, SIDE, SIDE), or a quarter as many of LARGE_SIDE."""
+        large = self.random.random() < _LARGE_SHARE
+        crops = np.stack(
+            [self._large() for _ in range(max(1, count // 4))] if large else [self._small() for _ in range(count)]
+        )
         tensors = torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
         return (disturb(tensors, self.random) * 255).round()
 
-    def _picture(self) -> np.ndarray:
+    def _large(self) -> np.ndarray:
+        return self._crop(LARGE_SIDE, LARGE_SIDE, _LARGE_LEAST, _LARGE_MOST)
+
+    def _small(self) -> np.ndarray:
         picture = self._crop(SIDE, SIDE)
         while self.random.random() < 0.3:  # a part of another scene, with its faces
             h, w = (int(side) for side in self.random.integers(SIDE // 4, SIDE * 3 // 4, 2))
@@ -50,13 +59,13 @@ class Pictures:
             picture[top : top + h, left : left + w] = self._crop(w, h)
         return picture
 
-    def _crop(self, width: int, height: int) -> np.ndarray:
+    def _crop(self, width: int, height: int, least: float = _LEAST, most: float = _MOST) -> np.ndarray:
         number = int(self.random.choice(len(self.images), p=self.share))
         full, boxes = self.images[number][0], self.boxes[number]
         if len(boxes) and self.random.random() < 0.75:
             left, top, right, bottom = boxes[self.random.integers(len(boxes))]
-            most = min(_MOST, 0.95 * min(width, height))
-            side = np.exp(self.random.uniform(np.log(_LEAST), np.log(most)))
+            most = min(most, 0.95 * min(width, height))
+            side = np.exp(self.random.uniform(np.log(least), np.log(most)))
             scale = max(right - left, bottom - top) / side  # px of the scene per px of the crop
             x = (left + right) / 2 + scale * self.random.uniform(-0.5, 0.5) * (width - side)
             y = (top + bottom) / 2 + scale * self.random.uniform(-0.5, 0.5) * (height - side)

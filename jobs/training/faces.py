@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.crops import align_faces, crop_boxes, crop_faces, landmarks_to_frame
+from actors.crops import align_faces, crop_faces
 from jobs.training import teachers as teach
 from jobs.training.material import Scene
 from jobs.training.teachers import Teachers
@@ -68,15 +68,13 @@ def cut_out(frame_CHW: Tensor, boxes_N4: Tensor, points_N52: Tensor) -> tuple[Te
 def ask_teachers(crops_NCHW: Tensor, boxes_N4: Tensor, points_N52: Tensor, teachers: Teachers) -> dict[str, Tensor]:
     """What the teachers say of cut-outs: the fields of Faces from `landmarks_NK2` on."""
     rows_N = torch.arange(len(crops_NCHW))
-    cut_112 = crop_faces(crops_NCHW, rows_N, boxes_N4, size=112, expand=1.2)
-    fractions = teach.find_landmarks(teachers.landmarks, cut_112)
-    landmarks_NK2 = landmarks_to_frame(fractions.flatten(1), crop_boxes(boxes_N4, 1.2))
+    landmarks_NK2 = teach.find_landmarks(teachers.landmarks, crops_NCHW, boxes_N4)
     pose_N3 = teach.estimate_pose(teachers.pose, crop_faces(crops_NCHW, rows_N, boxes_N4, size=60, expand=1.0))
     aligned = align_faces(crops_NCHW, rows_N, points_N52)
     return {
         "landmarks_NK2": landmarks_NK2,
         "pose_N3": pose_N3,
-        "gaze_N3": teach.estimate_gaze(teachers.gaze, crops_NCHW.float() / 255, landmarks_NK2, pose_N3),
+        "gaze_N3": teach.estimate_gaze(teachers.gaze, crops_NCHW.float() / 255, landmarks_NK2 / SIDE, pose_N3),
         "emotions_N7": teach.classify_emotions(teachers.emotions, aligned),
         "embeddings_ND": torch.nn.functional.normalize(teachers.identity((aligned - 0.5) / 0.5).flatten(1)),
     }

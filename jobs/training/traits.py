@@ -1,4 +1,4 @@
-"""Training of `TinyTraits`: landmarks, pose, emotions and gaze of a crop.
+"""Training of `TinyTraits`: landmarks, pose and emotions of a crop.
 
 The teachers spoke once, of each cut-out as it is; a cut-out is then turned, scaled, shifted, mirrored and disturbed
 anew in every step, and what the teachers said is carried along by geometry.
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from actors.models.tiny import TinyTraits
+from actors.models.tiny_gaze import turn
 from jobs.training import teachers as teach
 from jobs.training.augment import ahead, disturb
 from jobs.training.faces import Faces
@@ -73,9 +74,7 @@ def draw_batch(faces: Faces, rows: np.ndarray, random: np.random.Generator, stre
     # the crop is turned by -angle before the mirror; clockwise in the picture is a tilt to the subject's left
     pitch, roll, yaw = faces.pose_N3[rows].unbind(1)
     roll = (roll + angle_N) * mirror_N
-    gaze_N3 = teach.turn_gaze(faces.gaze_N3[rows], -angle_N) * torch.stack(
-        [mirror_N, torch.ones(num), torch.ones(num)], 1
-    )
+    gaze_N3 = turn(faces.gaze_N3[rows], -angle_N) * torch.stack([mirror_N, torch.ones(num), torch.ones(num)], 1)
     if strength:
         crops_NCHW = disturb(crops_NCHW, random, strength)
     return Batch(
@@ -93,7 +92,6 @@ def traits_loss(said: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         "landmarks": 25 * F.smooth_l1_loss(error_NK, torch.zeros_like(error_NK), beta=0.01),
         "pose": 4 * F.smooth_l1_loss(said["pose"], batch.pose_N3, beta=0.05),
         "emotions": 0.5 * F.kl_div(student_N7, teacher_N7, log_target=True, reduction="batchmean"),
-        "gaze": 4 * F.smooth_l1_loss(F.normalize(said["gaze"], dim=1), batch.gaze_N3, beta=0.05),
     }
 
 
@@ -143,7 +141,7 @@ def train_traits(
     save()
 
 
-def scene_weights(names: list[str], video: float = 12.0) -> np.ndarray:
+def scene_weights(names: list[str], video: float = 6.0) -> np.ndarray:
     """How often a face is drawn: pictures show many people, a video one; a video's faces count as `video` pictures."""
     of_video: dict[str, int] = {}
     for name in names:

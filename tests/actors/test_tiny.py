@@ -10,6 +10,7 @@ import actors
 from actors.bundles import build_model, resolve_bundle
 from actors.crops import align_faces, crop_faces
 from actors.models.tiny import gaze_angles
+from actors.models.tiny_gaze import cut_eyes
 from jobs.demo import portraits
 
 SLOTS = ("face", "landmarks", "pose", "emotions", "embeddings", "gaze")
@@ -37,7 +38,7 @@ def faces(nets):
 
 def test_the_weights_ship_with_the_package_and_are_small():
     files = list((Path(actors.__file__).parent / "tiny").glob("*.safetensors"))
-    assert {path.stem for path in files} == {"face", "traits", "identity"}
+    assert {path.stem for path in files} == {"face", "traits", "gaze", "identity"}
     assert sum(path.stat().st_size for path in files) <= 12e6
 
 
@@ -109,6 +110,39 @@ def test_embeddings_tell_the_two_apart_and_know_each_again(nets, faces):
     assert first.shape == (512,)
     same = min(cosine(first, mirrored[0], dim=0), cosine(second, mirrored[1], dim=0))
     assert same > cosine(first, second, dim=0) + 0.3
+
+
+def test_a_mirrored_face_looks_to_the_other_side(nets, faces):
+    for _, _, crops, _ in faces:
+        with torch.inference_mode():
+            gaze, mirrored = nets["gaze"](crops)[0], nets["gaze"](crops.flip(3))[0]
+        # both eyes and their mirror images are looked at, so what remains comes from landmarks and pose
+        assert (gaze[:2] * torch.tensor([1, -1]) - mirrored[:2]).abs().max() < np.deg2rad(10)
+
+
+def test_eyes_are_cut_upright_and_undistorted_out_of_a_stretched_and_turned_face():
+    # a white disc for each eye, of a face 0.75 times as wide as high, turned by 20 degrees, stretched to a square
+    aspect, angle = 0.75, np.deg2rad(20)
+    centre = np.array([aspect / 2, 0.5])
+    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    landmarks = np.full((68, 2), 0.5)
+    row, column = np.mgrid[0:112, 0:112]
+    at = np.stack([(column + 0.5) / 112 * aspect, (row + 0.5) / 112], -1)
+    crop = np.zeros((112, 112), np.float32)
+    for side, first in ((-1, 36), (1, 42)):
+        eye = centre + turned @ [side * 0.15, 0]
+        crop[np.linalg.norm(at - eye, axis=-1) < 0.05] = 1
+        for point, x in zip(range(first, first + 6), (-0.06, -0.02, 0.02, 0.06, 0.02, -0.02), strict=True):
+            landmarks[point] = (centre + turned @ [side * 0.15 + x, 0]) / [aspect, 1]
+    picture = torch.from_numpy(crop).expand(1, 3, 112, 112)
+    left, right, found = cut_eyes(picture, torch.from_numpy(landmarks).float()[None], aspect)
+    assert found.item() == pytest.approx(angle, abs=1e-4)
+    for eye in (left, right):
+        rows, columns = np.nonzero(eye[0, 0].numpy() > 0.5)
+        assert (rows.mean(), columns.mean()) == pytest.approx((29.5, 29.5), abs=0.5)
+        width, height = np.ptp(columns) + 1, np.ptp(rows) + 1
+        # the corners are 0.12 apart and the picture shows 1.8 times that: the disc covers 0.1 of 0.216
+        assert (width, height) == pytest.approx((27.8, 27.8), abs=1.5)
 
 
 def test_gaze_angles_have_the_signs_of_the_tables():
