@@ -45,7 +45,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run that Prometheus watches, if there is one: (last scrape, its address or None, worker logs, tables)."""
+    """A run under the eyes of Prometheus, if there is one: (scrape, Prometheus' address, logs, tables)."""
     folder = tmp_path_factory.mktemp("metered")
     command = [sys.executable, str(Path(__file__).with_name("metered_run.py")), str(folder)]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(PROJECT)}
