@@ -46,7 +46,7 @@ def test_the_demo_finds_two_people_and_quarantines_the_corrupt_clip(demo):
     assert clips["status"].value_counts().to_dict() == {"done": 7, "quarantined": 1}
     assert clips.loc["corrupt", "status"] == "quarantined"
     assert clips.loc["nobody", "faces"] == 0
-    assert clips.loc[["astronaut_pan", "hopper_zoom", "two_people"], "faces"].min() >= 40
+    assert clips.loc[["astronaut_pan", "hopper_zoom", "two_people"], "faces"].min() >= 30
     assert "left out, no model in this bundle: action_units" in text
     assert "2 people" in text
     assert "quarantined corrupt.mp4: " in text
@@ -65,7 +65,7 @@ def test_the_demo_knows_both_people_in_all_their_clips(demo):
     assert astronaut != hopper
     assert seen["astronaut_flip_light"] == astronaut
     assert seen["hopper_pan"] == hopper
-    assert seen["two_people"] == astronaut | hopper
+    assert seen["two_people"] == seen["cut"] == astronaut | hopper
 
 
 def test_the_three_lines_of_the_demo_run(demo):
@@ -88,7 +88,7 @@ def test_the_status_command_prints_the_totals(demo):
     status = json.loads(text)
     assert code == 0
     assert status["clips"] == {"done": 7, "empty": 0, "quarantined": 1}
-    assert status["frames"] == 7 * 48
+    assert status["frames"] == 7 * 36
     assert status["faces"] > 0
     assert status["tracks"] >= 6
 
