@@ -17,13 +17,19 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_itemcollected(item):
     """Of two test processes one does the whole runs, which share a Ray, from the start; the other does all the rest."""
-    for item in items:
-        whole = "end_to_end" in item.path.parts
-        item.add_marker(pytest.mark.xdist_group("whole runs" if whole else str(item.path)))
-    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+    # not later: pytest-xdist reads the groups before any conftest's pytest_collection_modifyitems
+    item.add_marker(pytest.mark.xdist_group("whole runs" if _is_whole_run(item) else item.path.stem))
+
+
+def pytest_collection_modifyitems(items):
+    """Whole runs take longest, so they come first."""
+    items.sort(key=lambda item: not _is_whole_run(item))
+
+
+def _is_whole_run(item):
+    return "end_to_end" in item.path.parts
 
 
 def _folder(variable, default):
