@@ -13,23 +13,26 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import av
 import numpy as np
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-def pytest_itemcollected(item):
+def pytest_xdist_make_scheduler(config, log):
     """Of two test processes one does the whole runs, which share a Ray, from the start; the other does all the rest."""
-    # not later: pytest-xdist reads the groups before any conftest's pytest_collection_modifyitems
-    item.add_marker(pytest.mark.xdist_group("whole runs" if _is_whole_run(item) else item.path.stem))
+    return _WholeRunsApart(config, log)
+
+
+class _WholeRunsApart(LoadScopeScheduling):
+    # not by marks and --dist loadgroup, which pytest-xdist 3.8 loses on the way to its processes under pytest 9.2
+    def _split_scope(self, nodeid):
+        file = nodeid.split("::", 1)[0]
+        return "whole runs" if "/end_to_end/" in file else file
 
 
 def pytest_collection_modifyitems(items):
     """Whole runs take longest, so they come first."""
-    items.sort(key=lambda item: not _is_whole_run(item))
-
-
-def _is_whole_run(item):
-    return "end_to_end" in item.path.parts
+    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
 
 
 def _folder(variable, default):
