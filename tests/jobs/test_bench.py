@@ -88,7 +88,7 @@ def test_an_upgrade_runs_its_model_alone_and_gives_the_same_numbers(data, bundle
     every = ("--set", "decode.every=8", "--json")
     done = bench("upgrade", "--video", video, "--bundle", bundle(by_batch=False), *every)
     assert done.exit_code == 0, done.output
-    said = json.loads(done.output)
+    said = json.loads(done.stdout)
     assert said["upgrade"]["frames"] == said["from_scratch"]["frames"] > 8
     assert min(said[name]["cpu_s"] for name in ("upgrade", "from_scratch")) > 0
 
