@@ -28,9 +28,9 @@ from torchvision.ops import box_iou
 from actors.catalog import MODELS, HubFile
 from actors.crops import EXPAND_112, EXPAND_224, crop_boxes, crop_faces, landmarks_to_frame
 from actors.folding import fold_batch_norms
-from actors.geometry import boxes_around, euler_angles, project, rotation_matrix, to_frame
+from actors.geometry import euler_angles, rotation_matrix
 from actors.models import Detections
-from actors.models.img2pose import Img2Pose, normalise, read_config, resized_size
+from actors.models.img2pose import Img2Pose, normalise, place_regions, read_config, resized_size
 from actors.models.region_proposals import pool_regions
 from actors.models.retinaface import anchors, decode_boxes, decode_points
 from jobs.standins import NETS
@@ -178,9 +178,7 @@ def _at_faces(frames: list[Tensor], expected: list[Detections]) -> Callable[[nn.
             height, width = frame.shape[-2:]
             size_4 = torch.tensor([width, height]).repeat(2)
             anchors_A4 = anchors(height, width, frame.device)
-            corners_A4 = torch.cat(
-                [anchors_A4[:, :2] - anchors_A4[:, 2:] / 2, anchors_A4[:, :2] + anchors_A4[:, 2:] / 2], 1
-            )
+            corners_A4 = decode_boxes(torch.zeros_like(anchors_A4), anchors_A4)
             nearest_N = box_iou(faces.boxes_N4, corners_A4 * size_4).argmax(1)
             deltas, probabilities, points = (output[0, nearest_N].float() for output in net(net.normalise(frame)))
             boxes_N4 = decode_boxes(deltas, anchors_A4[nearest_N]) * size_4
@@ -208,17 +206,8 @@ def _in_regions(frames: list[Tensor], expected: list[Detections]) -> Callable[[n
             rois_N5 = torch.nn.functional.pad(regions_N4, (1, 0))
             pooled_NCHW = pool_regions(levels, rois_N5).to(dtype)
             scores_N = net.roi_heads.logits(pooled_NCHW).float().softmax(1)[:, 1]
-            poses_N6 = net.roi_heads.poses(pooled_NCHW).float() * torch.tensor(net.config.pose_stddev)
-            poses_N6 = to_frame(poses_N6 + torch.tensor(net.config.pose_mean), regions_N4, *size)
-            points_NK2 = project(torch.tensor(net.config.threed_points), poses_N6, *size)
-            boxes_N4 = boxes_around(
-                points_NK2,
-                poses_N6[:, 2],
-                *size,
-                net.config.bbox_x_factor,
-                net.config.bbox_y_factor,
-                net.config.expand_forehead,
-            )
+            deltas_N6 = net.roi_heads.poses(pooled_NCHW).float()
+            poses_N6, boxes_N4 = place_regions(regions_N4, deltas_N6, size, net.config)
             angles_N3 = torch.stack(euler_angles(rotation_matrix(poses_N6[:, :3])).unbind(1), dim=1)
             rows.append(torch.cat([boxes_N4 * frame_size[1] / size[1], scores_N[:, None], angles_N3], dim=1))
         return torch.cat(rows)

@@ -80,6 +80,21 @@ class ClipTables:
             of_face.update(dict.fromkeys(zip(track["frames"], track["members"], strict=True), track["identity_id"]))
         return of_face
 
+    def faces(self, clip: Any, slots: Sequence[str]) -> list[dict[str, Any]]:
+        """The clip's faces by frame and number: columns of `face` and of other slots, and `identity_id`.
+
+        Columns of a slot that has no row for a face are left out.
+        """
+        identity_of = self.identity_of_face(clip)
+        others = [{(row["frame"], row["face"]): row for row in self.rows(slot, clip).to_pylist()} for slot in slots]
+        faces = self.rows("face", clip).to_pylist()
+        for face in faces:
+            place = (face["frame"], face["face"])
+            for rows in others:
+                face |= rows.get(place, {})
+            face["identity_id"] = identity_of.get(place)
+        return faces
+
     def _enter(self, shard: str) -> None:
         if shard != self._shard:
             self._shard, self._ledgers, self._tracks = shard, {}, None

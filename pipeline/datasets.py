@@ -55,7 +55,7 @@ def export_coco(out: str, to: str, clips: Sequence[str] = (), options: Mapping[s
         file.write(json.dumps({"info": _info(out), "licenses": [], "categories": [category]})[:-1] + ', "images": [')
         for clip in choose_clips(tables.clips(), clips):
             image_of: dict[int, int] = {}
-            for face in _faces(tables, clip, ("landmarks",)):
+            for face in tables.faces(clip, ("landmarks",)):
                 if face["frame"] not in image_of:
                     images += 1
                     image_of[face["frame"]] = images
@@ -128,7 +128,7 @@ def export_webdataset(
     try:
         for clip in choose_clips(tables.clips(), clips):
             by_frame: dict[int, list[dict[str, Any]]] = {}
-            for face in _faces(tables, clip, slots):
+            for face in tables.faces(clip, slots):
                 if face["frame"] % every == 0:
                     by_frame.setdefault(face["frame"], []).append(face)
             for frame, picture in pictures.read_frames(clip, by_frame, options) if by_frame else ():
@@ -203,7 +203,9 @@ def export_hf(out: str, to: str, clips: Sequence[str] = (), options: Mapping[str
                 place = str(folder / "data" / f"train-{found:05d}.parquet")
                 writer, found = pq.ParquetWriter(place, wide, compression="zstd"), found + 1
                 rows = 0
-            table = pa.Table.from_pylist(list(_faces(tables, clip, tables.slots[1:], key=True)), schema=wide)
+            table = pa.Table.from_pylist(
+                [{**face, "key": clip["key"]} for face in tables.faces(clip, tables.slots[1:])], schema=wide
+            )
             assert writer is not None
             writer.write_table(table)
             rows, total = rows + table.num_rows, total + table.num_rows
@@ -226,20 +228,6 @@ def wide_schema(slots: Sequence[str]) -> pa.Schema:
 
 
 # -- shared -----------------------------------------------------------------------------------------------------------
-
-
-def _faces(
-    tables: ClipTables, clip: Mapping[str, Any], slots: Sequence[str], key: bool = False
-) -> Iterator[dict[str, Any]]:
-    """Rows of a clip's faces with the columns of some other slots, `identity_id`, and perhaps the clip's `key`."""
-    identity_of = tables.identity_of_face(clip)
-    others = [{(row["frame"], row["face"]): row for row in tables.rows(slot, clip).to_pylist()} for slot in slots]
-    for face in tables.rows("face", clip).to_pylist():
-        place = (face["frame"], face["face"])
-        for rows in others:
-            face |= rows.get(place, {})
-        face["identity_id"] = identity_of.get(place)
-        yield face | ({"key": clip["key"]} if key else {})
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import av
 import numpy as np
-import pyarrow as pa
 
 from pipeline.clip_tables import ClipTables, choose_clips
 from pipeline.decode import RAW_FPS
@@ -17,7 +16,7 @@ from pipeline.errors import ConfigError, OutputError
 from pipeline.pictures import read_frames
 from pipeline.store import open_output
 
-_DRAWN = ("face", "landmarks", "pose", "gaze")
+_DRAWN = ("landmarks", "pose", "gaze")
 
 
 def render_clip(
@@ -74,17 +73,9 @@ def render_clip(
 
 def _faces_by_frame(tables: ClipTables, clip: Mapping[str, Any]) -> dict[int, list[dict[str, Any]]]:
     """Frame -> its faces, with the columns of all drawn slots and `identity_id`."""
-    identity_of = tables.identity_of_face(clip)
-    faces: dict[tuple[int, int], dict[str, Any]] = {}
-    for slot in _DRAWN:
-        rows: pa.Table = tables.rows(slot, clip)
-        for row in rows.to_pylist():
-            key = (row["frame"], row["face"])
-            if slot == "face" or key in faces:
-                faces.setdefault(key, {"identity_id": identity_of.get(key)}).update(row)
     by_frame: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for (frame, _), face in faces.items():
-        by_frame[frame].append(face)
+    for face in tables.faces(clip, _DRAWN):
+        by_frame[face["frame"]].append(face)
     return dict(by_frame)
 
 

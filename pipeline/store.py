@@ -263,7 +263,7 @@ def _read_columns(output: Output, path: str, columns: pa.Schema) -> pa.Table:
     arrays = [
         rows[field.name].cast(field.type)
         if field.name in names
-        else pa.array([folders.get(field.name)] * n, field.type)
+        else pa.repeat(pa.scalar(folders.get(field.name), field.type), n)
         for field in columns
     ]
     return pa.Table.from_arrays(arrays, schema=columns)

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import os
 import re
+import socket
 import threading
 from pathlib import Path
 
@@ -52,6 +53,24 @@ def data():
 def weights():
     """Folder with small published weights."""
     return _folder("FACEATLAS_MODELS", SHARED / "models")
+
+
+@pytest.fixture(scope="session")
+def parity():
+    """Folder of the reference's answers."""
+    return _folder("FACEATLAS_PARITY", SHARED / "parity")
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """Gives a port that nobody listens on, a new one at each call."""
+
+    def find():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find
 
 
 @pytest.fixture

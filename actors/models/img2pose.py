@@ -161,6 +161,20 @@ def normalise(frames_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
     return F.pad(images, (0, columns, 0, rows))
 
 
+def place_regions(
+    regions_M4: Tensor, deltas_M6: Tensor, size: tuple[int, int], config: Img2PoseConfig
+) -> tuple[Tensor, Tensor]:
+    """Poses (M, 6) in the camera of the resized frame, and boxes (M, 4) in its pixels; see `place_candidates`."""
+    device = regions_M4.device
+    poses_M6 = deltas_M6 * _constant(config.pose_stddev, device) + _constant(config.pose_mean, device)
+    poses_M6 = to_frame(poses_M6, regions_M4, *size)
+    points_MK2 = project(_constant(config.threed_points, device), poses_M6, *size)
+    boxes_M4 = boxes_around(
+        points_MK2, poses_M6[:, 2], *size, config.bbox_x_factor, config.bbox_y_factor, config.expand_forehead
+    )
+    return poses_M6, boxes_M4
+
+
 def place_candidates(
     rois_M5: Tensor,
     logits_M2: Tensor,
@@ -181,12 +195,7 @@ def place_candidates(
     """
     device = rois_M5.device
     frame_M, regions_M4, scores_M = rois_M5[:, 0].long(), rois_M5[:, 1:], logits_M2.softmax(1)[:, 1]
-    poses_M6 = deltas_M6 * _constant(config.pose_stddev, device) + _constant(config.pose_mean, device)
-    poses_M6 = to_frame(poses_M6, regions_M4, *size)
-    points_MK2 = project(_constant(config.threed_points, device), poses_M6, *size)
-    boxes_M4 = boxes_around(
-        points_MK2, poses_M6[:, 2], *size, config.bbox_x_factor, config.bbox_y_factor, config.expand_forehead
-    )
+    poses_M6, boxes_M4 = place_regions(regions_M4, deltas_M6, size, config)
     # a pose whose points do not project has no box: it must not suppress others, and is dropped with the low scores
     sound_M = boxes_M4.isfinite().all(1) & poses_M6.isfinite().all(1)
     boxes_M4 = torch.where(sound_M[:, None], boxes_M4, 0)

@@ -4,7 +4,6 @@ First every block learns alone to map the teacher's feature maps at its input to
 learns the teacher's dense outputs together. The teacher looks at the same disturbed picture, so no label can be wrong.
 """
 
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from actors.models.retinaface import RetinaFace
 from jobs.training.augment import ahead, disturb
 from jobs.training.material import Scene
-from jobs.training.schedule import annealed
+from jobs.training.schedule import descend
 
 SIDE = 224  # px of a training picture
 _LEAST, _MOST = 16, 215  # px, sides of the faces in it
@@ -179,39 +178,21 @@ def train_detector(
     seen = watch(teacher, block_names(teacher))
     student.train()
     batches = ahead(lambda: pictures.batch(batch))
-    optimizer = torch.optim.Adam(student.parameters(), lr=block_rate)
-    step, begin = 0, time.process_time()
-    while (done := (time.process_time() - begin) / max(seconds[0], 1)) < 1:
-        optimizer.param_groups[0]["lr"] = annealed(block_rate, done, step)
+
+    def of_blocks() -> Tensor:
         for pairs in seen.values():
             pairs.clear()
         with torch.no_grad():
             _raw(teacher, next(batches))
-        loss = block_loss(student, seen)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % 25 == 0:
-            log(f"blocks {step} {done:.2f} {loss.item():.4f}")
-        if step % 100 == 99:
-            save()
-        step += 1
-    save()
-    student.eval()  # the norms keep what they have seen: what is trained now is what will run
-    optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
-    step, begin = 0, time.process_time()
-    while (done := (time.process_time() - begin) / max(seconds[1], 1)) < 1:
-        optimizer.param_groups[0]["lr"] = annealed(1e-3, done, step)
+        return block_loss(student, seen)
+
+    def of_outputs() -> Tensor:
         for pairs in seen.values():
             pairs.clear()
-        loss = output_loss(student, teacher, next(batches))
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 5.0)
-        optimizer.step()
-        if step % 25 == 0:
-            log(f"together {step} {done:.2f} {loss.item():.4f}")
-        if step % 100 == 99:
-            save()
-        step += 1
+        return output_loss(student, teacher, next(batches))
+
+    descend("blocks", student.parameters(), block_rate, max(seconds[0], 1), of_blocks, log, save)
+    save()
+    student.eval()  # the norms keep what they have seen: what is trained now is what will run
+    descend("together", student.parameters(), 1e-3, max(seconds[1], 1), of_outputs, log, save, most_norm=5.0)
     save()

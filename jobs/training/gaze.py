@@ -5,7 +5,6 @@ output. Then all learn together, on crops as the pipeline cuts them and with the
 `TinyTraits` gives, what the teacher said of the undistorted face.
 """
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from actors.models.tiny import TinyTraits
 from actors.models.tiny_gaze import TinyGaze, centred, cut_eyes, head_angles
 from jobs.training.faces import Faces
-from jobs.training.schedule import annealed
+from jobs.training.schedule import descend
 from jobs.training.teachers import ask_gaze
 from jobs.training.traits import draw_batch, scene_weights
 
@@ -147,18 +146,7 @@ def train_gaze(
         return draw_eyes(faces, random.choice(rows, batch, p=share), random)
 
     def fit(name: str, rate: float, most: float, loss_of: Callable[[], Tensor]) -> None:
-        optimizer = torch.optim.Adam(net.parameters(), lr=rate)
-        step, begin = 0, time.process_time()
-        while (done := (time.process_time() - begin) / max(most, 0.1)) < 1:
-            optimizer.param_groups[0]["lr"] = annealed(rate, done, step)
-            loss = loss_of()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-            optimizer.step()
-            if step % 25 == 0:
-                log(f"{name} {step} {done:.2f} {loss.item():.4f}")
-            step += 1
+        descend(name, net.parameters(), rate, max(most, 0.1), loss_of, log, most_norm=5.0)
         save()
 
     net.train()

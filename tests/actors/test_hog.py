@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -9,20 +6,18 @@ from actors.hog import hog_features
 from actors.models.action_units import build_emotion_svm, build_svm, build_xgb
 
 BUILDERS = {"xgb_au": build_xgb, "svm_au": build_svm, "svm_emo": build_emotion_svm}
-PARITY = Path(os.environ.get("FACEATLAS_PARITY", Path(__file__).resolve().parents[3] / "shared" / "parity"))
-pytestmark = pytest.mark.skipif(not PARITY.is_dir(), reason="needs shared/parity (or FACEATLAS_PARITY)")
 
 
 @pytest.fixture(scope="module")
-def faces():
-    stored = np.load(PARITY / "hog.npz")
+def faces(parity):
+    stored = np.load(parity / "hog.npz")
     landmarks = torch.from_numpy(stored["landmarks"]).unflatten(1, (68, 2)) * 112
     return torch.from_numpy(stored["crops"]).float() / 255, landmarks
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
-def net(request):
-    return BUILDERS[request.param]({"weights": PARITY / f"{request.param}.skops"})
+def net(request, parity):
+    return BUILDERS[request.param]({"weights": parity / f"{request.param}.skops"})
 
 
 def spoil(crops, landmarks):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -119,14 +118,8 @@ def test_mistakes_end_with_one_message_and_exit_code_2(arguments, words, tmp_pat
     assert "Traceback" not in text
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster(tmp_path_factory, free_port):
     # ports and a folder of its own, and ended by its own process: other clusters of this machine are left alone
     dashboard = free_port()
     options = {

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -37,14 +36,8 @@ def get(url):
         return reply.read().decode()
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, free_port):
     """A run under the eyes of Prometheus, if there is one: (scrape, Prometheus' address, logs, tables)."""
     folder = tmp_path_factory.mktemp("metered")
     command = [sys.executable, str(Path(__file__).with_name("metered_run.py")), str(folder)]
@@ -54,7 +47,7 @@ def run(tmp_path_factory):
     with subprocess.Popen(command, **pipes) as job:
         try:
             port = next(int(line) for line in job.stdout if line.strip().isdigit())
-            address, prometheus = start_prometheus(folder, port)
+            address, prometheus = start_prometheus(folder, port, free_port())
             say(job)
             session = next(line.split()[1] for line in job.stdout if line.startswith("done "))
             scrape = settled(f"http://127.0.0.1:{port}/metrics")
@@ -90,10 +83,9 @@ def say(job):
     job.stdin.flush()
 
 
-def start_prometheus(folder, scraped):
+def start_prometheus(folder, scraped, port):
     if not shutil.which("prometheus"):
         return None, None
-    port = free_port()
     config = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(GRAFANA / "alerts.yaml")],

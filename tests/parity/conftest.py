@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,15 +32,6 @@ def device(request) -> torch.device:
 def place(device: torch.device) -> Callable[[nn.Module], nn.Module]:
     """Puts a network on the device as the Annotator does in float32, without TF32, under its published names."""
     return lambda net: place_network(net, device, torch.float32, fold=False)
-
-
-@pytest.fixture(scope="session")
-def parity() -> Path:
-    """Folder of the reference's answers: FACEATLAS_PARITY, else shared/parity beside the checkout."""
-    folder = Path(os.environ.get("FACEATLAS_PARITY", Path(__file__).resolve().parents[3] / "shared" / "parity"))
-    if not folder.is_dir():
-        pytest.skip(f"needs the folder {folder} (or FACEATLAS_PARITY), which is not part of the project")
-    return folder
 
 
 @pytest.fixture(scope="session")
