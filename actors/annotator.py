@@ -14,12 +14,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from actors import crops
 from actors.batch import Clipping, FaceBatch, Faces, Piece, face_batches, make_pieces, match_poses
 from actors.bundles import Model, build_model
 from actors.placing import place_network
 from actors.timing import Stopwatch
 
-FACE_WIDTH = 15  # x1 y1 x2 y2, score, five points
+FACE_WIDTH = 16  # x1 y1 x2 y2, score, five points, sharpness
 
 #: pixels of all frames that go through a detector at once: a few hundred bytes of activations each
 BATCH_PIXELS = {"cpu": 2 << 20, "cuda": 64 << 20}
@@ -138,15 +139,18 @@ class Annotator:
 
         pieces = make_pieces(clippings, self.device, self.batch_frames, self.batch_pixels)
         found: list[tuple[Tensor, Faces]] = []
+        sharpness: list[Tensor] = []
         outputs: dict[str, list[Tensor]] = {model.slot: [] for model in models if model.slot != "face"}
         stored = _Stored(clippings, chunks, self.device) if "face" in brought else None
         again = stored is not None and any(model.input == "detector" for model in models)
         for batch in face_batches(self._find(pieces, stored, again, found), self.batch_faces):
             self.stopwatch.batch(len(batch), self.batch_faces)
+            if stored is None:
+                sharpness.append(crops.sharpness(batch.input("crops112", None)))
             for model in models:
                 if model.slot != "face":
                     outputs[model.slot].append(self._run(model, batch))
-        return _collect(clippings, found, outputs, with_faces=stored is None)
+        return _collect(clippings, found, sharpness, outputs, with_faces=stored is None)
 
     def _find(
         self, pieces: Iterable[Piece], stored: "_Stored | None", again: bool, found: list[tuple[Tensor, Faces]]
@@ -229,7 +233,7 @@ class _Stored:
 
     def __init__(self, clippings: Sequence[Clipping], chunks: pa.Table, device: torch.device) -> None:
         self.device = device
-        self.frame_N, self.faces_N15 = _flat_faces(clippings, chunks, "face", FACE_WIDTH)
+        self.frame_N, self.faces_NW = _flat_faces(clippings, chunks, "face", FACE_WIDTH)
         self.landmarks_N136 = None
         if chunks["landmarks"].null_count == 0:
             _, self.landmarks_N136 = _flat_faces(clippings, chunks, "landmarks", 136)
@@ -240,12 +244,12 @@ class _Stored:
         row_N = np.searchsorted(frame_B, self.frame_N)
         mine = np.flatnonzero(frame_B[np.minimum(row_N, len(frame_B) - 1)] == self.frame_N)
         mine = mine[np.argsort(row_N[mine], kind="stable")]
-        values = torch.from_numpy(self.faces_N15[mine]).to(self.device)
+        values = torch.from_numpy(self.faces_NW[mine]).to(self.device)
         landmarks = None
         if self.landmarks_N136 is not None:
             landmarks = torch.from_numpy(self.landmarks_N136[mine]).to(self.device).reshape(-1, 68, 2)
         rows = torch.from_numpy(row_N[mine]).to(self.device)
-        return Faces(rows, values[:, :4], values[:, 4], values[:, 5:].reshape(-1, 5, 2), landmarks)
+        return Faces(rows, values[:, :4], values[:, 4], values[:, 5:15].reshape(-1, 5, 2), landmarks)
 
 
 def _flat_faces(
@@ -262,6 +266,7 @@ def _flat_faces(
 def _collect(
     clippings: Sequence[Clipping],
     found: Sequence[tuple[Tensor, Faces]],
+    sharpness: Sequence[Tensor],
     outputs: Mapping[str, Sequence[Tensor]],
     with_faces: bool,
 ) -> list[dict[str, np.ndarray]]:
@@ -280,7 +285,11 @@ def _collect(
         )
         for _, faces in found
     ]
-    tensors = {"face": torch.cat(boxes)} if with_faces else {}
+    tensors = {}
+    if with_faces:
+        boxes_NV = torch.cat(boxes)
+        sharpness_N = torch.cat(list(sharpness)) if sharpness else boxes_NV.new_empty(0)
+        tensors["face"] = torch.cat([boxes_NV, sharpness_N[:, None]], dim=1)
     # the width of a slot without a single face is not known; its lists are empty, so any will do
     tensors |= {
         slot: torch.cat(list(parts)) if parts else frame_N.new_empty(0, 1).float() for slot, parts in outputs.items()

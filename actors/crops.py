@@ -28,6 +28,7 @@ EXPAND_224 = 1.1
 # Crop pixels per gather: on the CPU its index (8 bytes each) then stays in the cache, on a GPU it stays under 128 MB.
 _CPU_BLOCK_PIXELS = 1 << 17
 _GPU_BLOCK_PIXELS = 1 << 24
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _ON_A_LINE = 1e-3  # of float32 pixels at 4K, rounding is below 1e-4 for faces of 10 pixels; no face is so flat
 _FARTHEST_PX = 2.0**30  # integer boxes stay far inside int64 and exact in float64, whatever the input
 
@@ -268,3 +269,18 @@ def _taps(position: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
         index = tap.nan_to_num(nan=0.0).clamp(0, length - 1).to(torch.int64)
         taps.append((index, weight * inside))
     return taps
+
+
+def sharpness(crops_NCHW: Tensor) -> Tensor:
+    """Variance of the Laplacian of each crop's luma: small where it is blurred (Pech-Pacheco et al., ICPR 2000).
+
+    Args:
+        crops_NCHW: float32 RGB [0, 1].
+
+    Returns:
+        (N,) float32, in squared grey levels of 0-255.
+    """
+    grey_NHW = (crops_NCHW * crops_NCHW.new_tensor(_LUMA)[:, None, None]).sum(1) * 255
+    inner_NHW = grey_NHW[:, 1:-1, 1:-1]
+    around_NHW = grey_NHW[:, :-2, 1:-1] + grey_NHW[:, 2:, 1:-1] + grey_NHW[:, 1:-1, :-2] + grey_NHW[:, 1:-1, 2:]
+    return (around_NHW - 4 * inner_NHW).flatten(1).var(1, correction=0)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from actors.annotator import Annotator
+from actors.annotator import FACE_WIDTH, Annotator
 from actors.bundles import Bundle
 from jobs import annotate as job
 from pipeline import chunks
@@ -104,7 +104,7 @@ def _deviation(slot: str, a: np.ndarray, b: np.ndarray) -> float:
     if not a.size or np.isnan(a).all():
         return 0.0
     if slot == "face":
-        a, b = a.reshape(-1, 15)[:, :4], b.reshape(-1, 15)[:, :4]
+        a, b = a.reshape(-1, FACE_WIDTH)[:, :4], b.reshape(-1, FACE_WIDTH)[:, :4]
     if slot == "embeddings":
         a, b = a.reshape(-1, 512), b.reshape(-1, 512)
         cosine = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))

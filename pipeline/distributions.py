@@ -21,6 +21,7 @@ _EDGES: dict[str, np.ndarray] = {
     "gaze yaw": _DEGREES,
     "gaze pitch": _DEGREES,
     "faces per frame": np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64, 1024], np.float64),
+    "sharpness": np.array([0, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 1e5], np.float64),
 }
 _ABOUT = {
     "face size": ("px", "square root of the box area in pixels of the frame"),
@@ -31,9 +32,8 @@ _ABOUT = {
     "gaze yaw": ("°", "line of sight, + to the subject's left"),
     "gaze pitch": ("°", "line of sight, + up"),
     "faces per frame": ("", "faces in each annotated frame of the done clips"),
-    "sharpness": ("", "of the faces shown on this page: variance of the Laplacian at 96 px; low is blurred"),
+    "sharpness": ("", "variance of the Laplacian of the face's crop of 112 px; low is blurred"),
 }
-_SHARPNESS = np.array([0, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 1e5], np.float64)
 
 
 def describe_distributions(tables: ClipTables) -> list[dict[str, Any]]:
@@ -63,12 +63,6 @@ def describe_distributions(tables: ClipTables) -> list[dict[str, Any]]:
     return [histogram_row(name, _EDGES[name], counts[name], *totals[name]) for name in _EDGES if name in counts]
 
 
-def sharpness_row(values: list[float]) -> dict[str, Any]:
-    """The histogram of the sharpness of some faces."""
-    found, _ = np.histogram(np.clip(values, _SHARPNESS[0], _SHARPNESS[-1]), _SHARPNESS)
-    return histogram_row("sharpness", _SHARPNESS, found, float(np.sum(values)), len(values), 0)
-
-
 def histogram_row(
     name: str, edges: np.ndarray, counts: np.ndarray, total: float, valid: float, missing: float
 ) -> dict[str, Any]:
@@ -85,22 +79,15 @@ def histogram_row(
     }
 
 
-def sharpness(grey_HW: np.ndarray) -> float:
-    """Variance of the Laplacian of a picture: small where it is blurred (Pech-Pacheco et al., ICPR 2000)."""
-    grey = grey_HW.astype(np.float64)
-    inner = grey[1:-1, 1:-1]
-    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
-    return float(laplacian.var())
-
-
 def _of_shard(tables: ClipTables, shard: str, frames: int) -> Iterator[tuple[str, np.ndarray]]:
     """(quantity, one value per face or frame) of a shard."""
-    columns = ["clip_id", "frame", "box_x1", "box_y1", "box_x2", "box_y2", "score"]
+    columns = ["clip_id", "frame", "box_x1", "box_y1", "box_x2", "box_y2", "score", "sharpness"]
     faces = store.read_version(tables.output, "faces", tables.current["faces"], columns, shard=shard)
     width = _values(faces, "box_x2") - _values(faces, "box_x1")
     height = _values(faces, "box_y2") - _values(faces, "box_y1")
     yield "face size", np.sqrt(np.maximum(width, 0) * np.maximum(height, 0))
     yield "score", _values(faces, "score")
+    yield "sharpness", _values(faces, "sharpness")
     per_frame = faces.group_by(["clip_id", "frame"]).aggregate([([], "count_all")])["count_all"].to_numpy()
     without = max(frames - len(per_frame), 0)  # frames of clips that broke off are in `faces` and not in the sum
     yield "faces per frame", np.concatenate([per_frame, np.zeros(without)])

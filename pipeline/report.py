@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline import pictures, schema
 from pipeline.clip_tables import ClipTables, choose_clips, name_of
-from pipeline.distributions import describe_distributions, sharpness, sharpness_row
+from pipeline.distributions import describe_distributions
 from pipeline.errors import ClipError
 from pipeline.records import read_runs
 from pipeline.store import open_output
@@ -68,11 +68,8 @@ def gather_report(
         chosen = [clip for clip in chosen if clip["faces"]][: limits.clips]
     identities = tables.whole("identities", _PEOPLE_COLUMNS)
     shown = _largest(identities, limits.people)
-    faces, blur, problems = _faces(tables, all_clips, shown[: limits.pictures], options) if with_faces else ({}, [], {})
+    faces, problems = _faces(tables, all_clips, shown[: limits.pictures], options) if with_faces else ({}, {})
     names = {row["identity_id"]: row["name"] or f"person {n}" for n, row in enumerate(shown, 1)}
-    histograms = describe_distributions(tables)
-    if blur:
-        histograms.append(sharpness_row(blur))
     return {
         "out": out,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -83,7 +80,7 @@ def gather_report(
         "people": _people(tables, all_clips, shown, faces, names) | {"total": identities.num_rows},
         "picture_problems": dict(Counter(problems.values()).most_common(20)),
         "pairs": _pairs(tables.whole("ambiguous_pairs")),
-        "distributions": histograms,
+        "distributions": describe_distributions(tables),
         "clips": [describe_clip(tables, clip, names, with_faces, options) for clip in chosen],
     }
 
@@ -196,10 +193,9 @@ def _appearances(tables: ClipTables, clips: pa.Table) -> dict[str, tuple[Any, An
 
 def _faces(
     tables: ClipTables, clips: pa.Table, shown: Sequence[Mapping[str, Any]], options: Mapping[str, Any] | None
-) -> tuple[dict[str, str], list[float], dict[str, str]]:
-    """Pictures of people by identity_id, the sharpness of each, and why others have none."""
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Pictures of people by identity_id, and why others have none."""
     found: dict[str, str] = {}
-    blur: list[float] = []
     problems: dict[str, str] = {}
     of_clip: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in shown:
@@ -220,10 +216,9 @@ def _faces(
                     face = pictures.cut_face(picture, box, _FACE_SIDE)
                     if face is not None:
                         found[row["identity_id"]] = pictures.data_uri(face)
-                        blur.append(sharpness(np.asarray(face.convert("L"))))
         except ClipError as error:
             problems |= {row["identity_id"]: f"{name_of(clip)}: {error}" for row in people}
-    return found, blur, problems
+    return found, problems
 
 
 def _pairs(rows: pa.Table) -> dict[str, Any]:

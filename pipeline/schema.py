@@ -101,7 +101,7 @@ FLOW = pa.schema(
         field("ready", pa.float64(), "when it left the stage before, on that machine's clock; for metrics", "s"),
         field("face_index", pa.large_list(pa.int32()), "frame of each face, as position within the chunk"),
         field("face_number", pa.large_list(pa.int32()), "`face` of each face that is stored; null: found in this run"),
-        field("face", pa.large_list(pa.float32()), "per face x1 y1 x2 y2, score, five points: 15 numbers"),
+        field("face", pa.large_list(pa.float32()), "per face x1 y1 x2 y2, score, five points, sharpness: 16 numbers"),
         *(field(slot, pa.large_list(pa.float32()), "per face, the slot's numbers") for slot in SLOTS[1:]),
     ]
 )
@@ -129,6 +129,11 @@ SLOT_COLUMNS: dict[str, list[pa.Field]] = {
             pa.list_(pa.float32(), 10),
             "eyes, nose, mouth corners as x, y pairs; null if the model has none",
             "px",
+        ),
+        field(
+            "sharpness",
+            pa.float32(),
+            "variance of the Laplacian of the face's 112-pixel crop, grey levels 0-255; low is blurred",
         ),
     ],
     "landmarks": [field("landmarks", pa.list_(pa.float32(), 136), "68 points in dlib order, x0 y0 x1 y1 ...", "px")],

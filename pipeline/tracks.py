@@ -60,7 +60,8 @@ def link_shard(
     """Link the faces of each clip of a shard into tracks.
 
     Args:
-        faces: rows of `schema.slot_schema("face")`, any order, other columns ignored; score and time may be null.
+        faces: rows of `schema.slot_schema("face")`, any order, other columns ignored; score, time and
+            sharpness may be null.
         embeddings: rows of `schema.slot_schema("embeddings")`, any order, as the model gives them; faces without a row,
             or whose row is null, not finite or zero, are linked by position alone. None: all are.
         shard: value of the `shard` column.

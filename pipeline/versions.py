@@ -13,7 +13,7 @@ from pipeline.decisions import digest_decisions, read_decisions
 from pipeline.store import Output
 
 DECODE_ALGORITHM = 1  # raised when decoding gives other pixels, indices or times
-AGGREGATE_ALGORITHM = 3  # raised when the same faces give other tracks or identities
+AGGREGATE_ALGORITHM = 4  # raised when the same faces give other tracks or identities
 
 
 def digest(*content: Any) -> str:

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.crops import align_faces, crop_boxes, crop_faces, five_points, landmarks_to_frame
+from actors.crops import align_faces, crop_boxes, crop_faces, five_points, landmarks_to_frame, sharpness
 
 NAN = float("nan")
 quick = settings(max_examples=40, deadline=None)
@@ -102,3 +102,15 @@ def test_the_corners_of_the_crop_are_the_corners_of_the_box(values):
 def test_five_points_are_eye_centres_nose_and_mouth_corners():
     landmarks = torch.arange(68.0)[None, :, None].expand(1, 68, 2)
     assert five_points(landmarks)[0, :, 0].tolist() == [38.5, 44.5, 30.0, 48.0, 54.0]
+
+
+def test_a_blurred_crop_is_less_sharp_and_a_plain_one_not_at_all():
+    checks = (torch.arange(112)[:, None] // 8 + torch.arange(112) // 8) % 2
+    sharp = checks.float().expand(1, 3, 112, 112)
+    blurred = torch.nn.functional.avg_pool2d(sharp, 5, stride=1, padding=2)
+    plain = torch.full((1, 3, 112, 112), 0.5)
+    values = sharpness(torch.cat([sharp, blurred, plain]))
+    assert values.shape == (3,)
+    assert values[0] > 3 * values[1] > 0
+    assert values[2] == 0
+    assert sharpness(torch.empty(0, 3, 112, 112)).shape == (0,)

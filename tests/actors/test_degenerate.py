@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.annotator import Annotator
+from actors.annotator import FACE_WIDTH, Annotator
 from actors.bundles import resolve_bundle
 from pipeline import schema
 
@@ -55,11 +55,11 @@ def flow_chunk(frames, size, of_frames=None, landmarks=None):
 
 def face(left, top, right, bottom):
     """A face as the detector says it, with no points."""
-    return [left, top, right, bottom, 0.9, *[np.nan] * 10]
+    return [left, top, right, bottom, 0.9, *[np.nan] * 11]
 
 
 def faces(*boxes):
-    return np.array([face(*box) for box in boxes], np.float32).reshape(-1, 15)
+    return np.array([face(*box) for box in boxes], np.float32).reshape(-1, FACE_WIDTH)
 
 
 def shape(left, top, side):

@@ -172,7 +172,8 @@ def test_poses_come_out_of_the_annotator_and_again_from_stored_boxes(net, folder
         assert chunk["face_index"] == expected.frame_N.tolist()
         faces_NW = np.reshape(chunk["face"], (-1, FACE_WIDTH))
         np.testing.assert_allclose(faces_NW[:, :4], expected.boxes_N4, rtol=1e-4, atol=1e-3)
-        assert np.isnan(faces_NW[:, 5:]).all()
+        assert np.isnan(faces_NW[:, 5:15]).all()
+        assert (faces_NW[:, 15] > 0).all()
         np.testing.assert_allclose(np.reshape(chunk["pose"], (-1, 6)), expected.poses_N6, rtol=1e-4, atol=1e-3)
 
     stored = [

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from actors.annotator import Annotator
+from actors.annotator import FACE_WIDTH, Annotator
 from actors.bundles import resolve_bundle
 from pipeline import schema
 
@@ -55,7 +55,7 @@ def flow_chunk(frames):
 
 def faces(rows):
     """Frame of each face, and its numbers; points are not compared, for the model gives none (NaN)."""
-    numbers = np.array(rows["face"][0].as_py()).reshape(-1, 15)
+    numbers = np.array(rows["face"][0].as_py()).reshape(-1, FACE_WIDTH)
     return rows["face_index"][0].as_py(), numbers[:, :5].tolist()
 
 

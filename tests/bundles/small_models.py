@@ -14,16 +14,16 @@ _LANDMARKS = 136
 
 
 class Given:
-    """Finds what a test says: `of_frames` holds the faces of each frame to come, as rows of 15 numbers."""
+    """Finds what a test says: `of_frames` holds the faces of each frame to come, as rows of the column `face` of FLOW."""
 
     def __init__(self):
         self.of_frames = []
 
     def detect(self, frames_BCHW):
         given = [self.of_frames.pop(0) for _ in frames_BCHW]
-        faces_N15 = torch.from_numpy(np.concatenate(given)).to(frames_BCHW.device)
+        faces_NV = torch.from_numpy(np.concatenate(given)).to(frames_BCHW.device)
         frame_N = torch.repeat_interleave(torch.tensor([len(faces) for faces in given])).to(frames_BCHW.device)
-        return Detections(frame_N, faces_N15[:, :4], faces_N15[:, 4], faces_N15[:, 5:].reshape(-1, 5, 2))
+        return Detections(frame_N, faces_NV[:, :4], faces_NV[:, 4], faces_NV[:, 5:15].reshape(-1, 5, 2))
 
 
 def given(weights):

@@ -60,7 +60,9 @@ def _face_rows(key, identity):
             face = {"clip_id": identity, "frame": i, "face": number}
             x1, y1, x2, y2 = box(colour, i)
             edges = {"box_x1": x1, "box_y1": y1, "box_x2": x2, "box_y2": y2}
-            rows["face"].append({**face, "time": i / 24, **edges, "score": 0.99 - 0.01 * number, "points5": None})
+            rows["face"].append(
+                {**face, "time": i / 24, **edges, "score": 0.99 - 0.01 * number, "points5": None, "sharpness": 90.0}
+            )
             for slot in schema.SLOTS[1:]:
                 rows[slot].append({**face, **{c.name: _value(c, i, colour) for c in schema.SLOT_COLUMNS[slot]}})
     return rows

@@ -26,7 +26,7 @@ def chunk(clip, first=0, count=2, faces=1):
 
 
 def face(clip, frame=0):
-    key = {"clip_id": clip, "frame": frame, "face": 0, "time": 0.5, "points5": None}
+    key = {"clip_id": clip, "frame": frame, "face": 0, "time": 0.5, "points5": None, "sharpness": None}
     return {**key, "box_x1": 1.0, "box_y1": 2.0, "box_x2": 3.0, "box_y2": 4.0, "score": 0.9}
 
 

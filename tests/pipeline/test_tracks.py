@@ -304,3 +304,18 @@ def test_a_pose_that_is_not_a_number_is_no_turn():
     rows = [(0, 0, LEFT, "A")]
     poses = turned({0: float("nan")})
     assert link_shard(*make_clip(*rows), "s0", DEFAULT, poses=poses).equals(link(*rows))
+
+
+@pytest.mark.parametrize(
+    ("sharpness", "share"), [(3.0, 0.3), (12.5, 0.5), (25.0, 1.0), (900.0, 1.0), (None, 1.0)], ids=str
+)
+def test_a_blurred_face_counts_less(sharpness, share):
+    faces, embeddings = make_clip((0, 0, LEFT, "A"), (1, 0, LEFT, "B"))
+    blurred = faces.set_column(
+        faces.column_names.index("sharpness"), faces.field("sharpness"), pa.array([100.0, sharpness], pa.float32())
+    )
+    config = TracksConfig(switch_cosine=-1.0)
+    sharp, row = (link_shard(table, embeddings, "s0", config).to_pylist()[0] for table in (faces, blurred))
+    assert row["quality"] == pytest.approx(sharp["quality"] * (1 + share) / 2)
+    # the first of equals shows the person, and never the blurred one
+    assert row["representative_frame"] == 0

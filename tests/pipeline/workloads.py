@@ -74,7 +74,7 @@ class Marker:
         if self.BREAKS_DEVICE in firsts:
             raise RuntimeError("CUDA error: device-side assert triggered")
         counts = [len(frames) for frames in chunks["frames"].to_pylist()]
-        for name, width in (("face_index", 1), ("face", 15)):
+        for name, width in (("face_index", 1), ("face", 16)):
             values = [list(range(n)) if name == "face_index" else [1.0] * (width * n) for n in counts]
             place = chunks.schema.get_field_index(name)
             field = chunks.schema.field(place)
