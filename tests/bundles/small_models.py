@@ -14,7 +14,7 @@ _LANDMARKS = 136
 
 
 class Given:
-    """Finds what a test says: `of_frames` holds the faces of each frame to come, as rows of the column `face` of FLOW."""
+    """Finds what a test says: `of_frames` holds the faces of each frame to come, as rows of `FLOW`, column `face`."""
 
     def __init__(self):
         self.of_frames = []
