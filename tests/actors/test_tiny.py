@@ -1,5 +1,6 @@
 """The bundle `tiny`: small, whole, and right about the two portraits that ship in other packages."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +151,19 @@ def test_gaze_angles_have_the_signs_of_the_tables():
     np.testing.assert_allclose(ahead, [0, 0, 0], atol=1e-6)
     np.testing.assert_allclose(left, [0, np.pi / 4, np.pi / 4], atol=1e-6)
     np.testing.assert_allclose(up, [np.pi / 4, 0, np.pi / 4], atol=1e-6)
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_frames_are_looked_at_in_half_their_size_and_boxes_are_in_pixels_of_the_frame(nets, cut):
+    """An odd side is rounded up."""
+    small = torch.from_numpy(portraits()[0].copy()).permute(2, 0, 1)[None]
+    doubled = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    frames = doubled[..., : doubled.shape[2] - cut, : doubled.shape[3] - cut]
+    net = copy.copy(nets["face"])
+    with torch.inference_mode():
+        found = net.detect(frames)
+        net.reduce = 1
+        plain = net.detect(small)
+    assert len(found) == len(plain) == 1
+    torch.testing.assert_close(found.boxes_N4, plain.boxes_N4 * 2, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(found.points_N52, plain.points_N52 * 2, rtol=1e-5, atol=1e-3)

@@ -12,6 +12,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 from typer.testing import CliRunner
 
 from jobs.cli import app
@@ -231,6 +233,18 @@ def test_partitions_on_ray_have_no_effect(local_ray, many, block_rows, monkeypat
     monkeypatch.setattr("pipeline.neighbour_tasks.BLOCK_ROWS", block_rows)
     fresh = np.ones(len(many), bool)
     found = search_by_tasks(many, fresh, 16, 0.2, exact_up_to=10**9, local_up_to=0)
+    np.testing.assert_array_equal(found.row, exact_neighbours(many, 16, 0.2).row)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_has_no_effect(local_ray, many, workers, monkeypatch):
+    monkeypatch.setattr("pipeline.neighbour_tasks.BLOCK_ROWS", 1500)
+    taken = placement_group([{"CPU": ray.cluster_resources()["CPU"] - workers}])
+    ray.get(taken.ready())
+    try:
+        found = search_by_tasks(many, np.ones(len(many), bool), 16, 0.2, exact_up_to=10**9, local_up_to=0)
+    finally:
+        remove_placement_group(taken)
     np.testing.assert_array_equal(found.row, exact_neighbours(many, 16, 0.2).row)
 
 
