@@ -104,6 +104,7 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             builder="actors.models.tiny:build_tiny_face",
             input="frames",
             files={"weights": PackageFile("tiny/face.safetensors")},
+            algorithm=2,
             licence=_OURS,
             points=True,
         ),

@@ -30,7 +30,11 @@ _MAX_FACES = 750
 
 
 class RetinaFace(nn.Module):
-    """Backbone, feature pyramid, context modules and heads; `detect` is the whole way from frames to faces."""
+    """Backbone, feature pyramid, context modules and heads; `detect` is the whole way from frames to faces.
+
+    `reduce`: frames are looked at in 1/reduce of their size, by the mean of so many pixels each way; 1 unless a model
+    was made for less.
+    """
 
     mean_C11: Tensor
 
@@ -44,6 +48,7 @@ class RetinaFace(nn.Module):
         score_threshold: float,
     ) -> None:
         super().__init__()
+        self.reduce = 1
         self.body = body
         self.fpn = _FeaturePyramid(body_channels, out_channels)
         self.ssh1 = _ContextModule(out_channels)
@@ -90,8 +95,11 @@ class RetinaFace(nn.Module):
         Returns:
             Detections with score >= the threshold, at most 750 per frame, boxes not clipped to the frame.
         """
-        height, width = frames_BCHW.shape[-2:]
-        deltas_BA4, probabilities_BA2, point_deltas_BA10 = self(self.normalise(frames_BCHW))
+        inputs_BCHW = self.normalise(frames_BCHW)
+        if self.reduce > 1:
+            inputs_BCHW = F.avg_pool2d(inputs_BCHW, self.reduce, ceil_mode=True)
+        height, width = inputs_BCHW.shape[-2:]
+        deltas_BA4, probabilities_BA2, point_deltas_BA10 = self(inputs_BCHW)
         scores_BA = probabilities_BA2[:, :, 1]
         frame_M, anchor_M = torch.nonzero(scores_BA >= self.score_threshold, as_tuple=True)
         scores_M = scores_BA[frame_M, anchor_M]
@@ -99,7 +107,8 @@ class RetinaFace(nn.Module):
         order_M = by_frame_then_score(frame_M, scores_M, _MAX_CANDIDATES)
         frame_M, anchor_M, scores_M = frame_M[order_M], anchor_M[order_M], scores_M[order_M]
         anchors_M4 = anchors(height, width, frames_BCHW.device)[anchor_M]
-        size_2 = torch.tensor([width, height], dtype=torch.float32, device=frames_BCHW.device)
+        # an odd side is rounded up: its last pixel stands for the frame's edge and what would lie beyond it
+        size_2 = torch.tensor([width, height], dtype=torch.float32, device=frames_BCHW.device) * self.reduce
         boxes_M4 = decode_boxes(deltas_BA4[frame_M, anchor_M], anchors_M4) * size_2.repeat(2)
 
         kept_N = suppress(boxes_M4, scores_M, frame_M, _NMS_IOU)

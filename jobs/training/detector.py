@@ -18,10 +18,10 @@ from jobs.training.material import Scene
 from jobs.training.schedule import descend
 
 SIDE = 224  # px of a training picture
-_LEAST, _MOST = 16, 215  # px, sides of the faces in it
+_LEAST, _MOST = 12, 215  # px, sides of the faces in it; frames are looked at in half their size
 LARGE_SIDE = 2 * SIDE  # px of a training picture of large faces, one in place of four
 _LARGE_LEAST, _LARGE_MOST = 120, 430
-_LARGE_SHARE = 0.35  # of the batches
+_LARGE_SHARE = 0.15  # of the batches
 
 
 class Pictures:

@@ -1,7 +1,8 @@
 """The files of infra/ are what their readers expect, as far as that can be told without a cluster.
 
 Kubernetes' own kinds, and the pod templates inside KubeRay's, are held against the published schemas. KubeRay's CRDs
-are in no package, so its own fields are held against the lists below alone.
+are in no package, so its own fields are held against the lists below, which were read off its published types
+(ray-operator/apis/ray/v1, rayjob_types.go and raycluster_types.go, November 2026).
 """
 
 import json
