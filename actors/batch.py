@@ -100,7 +100,7 @@ def match_poses(faces: Faces, found: Faces) -> Tensor:
     poses_N6 = faces.boxes_N4.new_full((len(faces), 6), float("nan"))
     if found.poses_N6 is None or not len(faces) or not len(found):
         return poses_N6
-    from torchvision.ops import box_iou  # half of the time to import this module, and of use to one model alone
+    from torchvision.ops import box_iou  # seconds to import, and of use to one model alone
 
     overlap_NM = box_iou(faces.boxes_N4, found.boxes_N4) * (faces.row_N[:, None] == found.row_N)
     best_N, place_N = overlap_NM.max(1)

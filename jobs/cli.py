@@ -1,5 +1,7 @@
 """The command `faceatlas`."""
 
+import atexit
+import gc
 import json
 from typing import Annotated
 
@@ -18,6 +20,8 @@ from jobs.render import render
 from jobs.report import report
 from pipeline.config_text import describe, to_markdown
 from pipeline.status import read_status
+
+atexit.register(gc.freeze)  # else the interpreter searches what it frees anyway for rubbish: half a second after a run
 
 app = typer.Typer(
     help="Annotate every face in a video corpus, and keep the annotations true.",

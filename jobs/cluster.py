@@ -3,6 +3,7 @@
 Ray and torch take seconds to load, so only what needs them imports them: a run without work does not.
 """
 
+import atexit
 import logging
 import os
 import secrets
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from actors.bundles import Bundle
+from pipeline.ahead import load_ahead
 from pipeline.annotate import Stage, fit_pools
 from pipeline.config import Config
 from pipeline.errors import ConfigError
@@ -32,10 +34,10 @@ def start_ray(config: Config) -> None:
     if address is None:
         _close_to_strangers()
     import ray
-    import ray.data  # it sets the level of its own log; ours comes after
 
     if ray.is_initialized():
         return
+    load_ahead("ray.data")  # while the processes of Ray start
     options: dict = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         # idle OpenMP threads must not spin: decoders and actors share the cores (annotating was up to 10 times slower)
@@ -51,6 +53,10 @@ def start_ray(config: Config) -> None:
         ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(f"cannot start or reach Ray at {address or 'this machine'}: {error}") from error
+    if address is None:
+        atexit.register(ray.shutdown)  # before Ray's own, which first waits half a second for logs of workers
+    import ray.data  # it sets the level of its own log; ours comes after
+
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 

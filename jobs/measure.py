@@ -17,6 +17,7 @@ from pipeline.chunks import slot_rows
 from pipeline.config import Config
 from pipeline.decode import chunks_to_table, decode_clip
 from pipeline.forecast import Measured
+from pipeline.store import encode_parquet
 
 
 def measure(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, budget_s: float) -> Measured | None:
@@ -87,9 +88,7 @@ def _stored_bytes(table: pa.Table) -> int:
     """Bytes of a table's rows in Parquet, without the file's footer, which a few rows would make dear."""
     if not table.num_rows:
         return 0
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    groups = pq.read_metadata(io.BytesIO(sink.getvalue()))
+    groups = pq.read_metadata(io.BytesIO(encode_parquet(table)))
     return sum(
         groups.row_group(g).column(c).total_compressed_size
         for g in range(groups.num_row_groups)

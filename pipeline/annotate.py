@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pyarrow as pa
 
 from pipeline import chunks, in_force, lease, schema, store
+from pipeline.ahead import load_ahead, load_in_worker
 from pipeline.attempts import Marks
 from pipeline.careful import Careful
 from pipeline.chunks import Job
@@ -189,6 +190,9 @@ def _annotate(
         from pipeline.keeper import start_keeper  # it imports Ray, which reads its environment when it is loaded
 
         marks = start_keeper(out, config.storage.options)
+        # meanwhile the actors load their models
+        load_in_worker("pipeline.chunks", "ray.data")
+        load_ahead("pipeline.aggregate")
         job = Job(out, config, annotation.versions, run)
         counted = RunMetrics()
         counted.begin(tally)
@@ -260,13 +264,14 @@ def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) 
     context.max_errored_blocks = 0  # an exception is a bug or a broken node, never a clip: it must not lose blocks
     context.enable_progress_bars = False  # ours count clips and frames
 
-    # 1. work rows: a few clips to a block, for blocks are the units of scheduling
-    blocks = min(work.num_rows, max(64, work.num_rows // 8))
-    flow: ray.data.Dataset = ray.data.from_arrow(work, override_num_blocks=blocks)
+    # 1. work rows: a few clips to a block, for blocks are the units of scheduling. Packed, as Ray asks its workers to
+    #    look at every Arrow table before it begins: a task per block, and seconds until the first worker has loaded
+    blocks = chunks.pack_work(work, min(work.num_rows, max(64, work.num_rows // 8)))
+    flow: ray.data.Dataset = ray.data.from_items(blocks, override_num_blocks=len(blocks))
     # 2. decode, CPU tasks, 1 clip : N chunks. The memory they reserve (two chunks and their Arrow copies) bounds how
     #    many run on a node, and makes Ray Data keep decoding and annotating apart instead of fusing them
     flow = flow.map_batches(
-        cast("Callable", chunks.decode_clips),
+        cast("Callable", chunks.decode_packed),
         fn_kwargs={"job": job, "marks": marks},
         batch_size=1,
         batch_format="pyarrow",

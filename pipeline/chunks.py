@@ -60,6 +60,24 @@ class Job:
 # -- decode -----------------------------------------------------------------------------------------------------------
 
 
+def pack_work(work: pa.Table, blocks: int) -> list[dict[str, bytes]]:
+    """Work rows (plan.WORK) in about so many blocks of consecutive rows, each as an Arrow stream under `work`."""
+    size = -(-work.num_rows // blocks)
+    packed = []
+    for low in range(0, work.num_rows, size):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, work.schema) as stream:
+            stream.write_table(work.slice(low, size))
+        packed.append({"work": sink.getvalue().to_pybytes()})
+    return packed
+
+
+def decode_packed(packed: pa.Table, job: Job, marks: Marks) -> Iterator[pa.Table]:
+    """`decode_clips` of blocks out of `pack_work`."""
+    for block in packed["work"]:
+        yield from decode_clips(pa.ipc.open_stream(block.as_buffer()).read_all(), job, marks)
+
+
 def decode_clips(work: pa.Table, job: Job, marks: Marks) -> Iterator[pa.Table]:
     """Decode the clips of some work rows (plan.WORK); yields one table of one row (schema.FLOW) per chunk.
 

@@ -6,8 +6,6 @@ They depend on the order of the rows and know one clip only; for who is who acro
 from typing import Literal
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import ConfigError
 
@@ -79,6 +77,9 @@ def _gallery(unit_ND: np.ndarray, threshold: float) -> np.ndarray:
 
 def _connected(unit_ND: np.ndarray, threshold: float) -> np.ndarray:
     """Components of the graph of all pairs closer than the threshold: single linkage."""
+    from scipy.sparse import coo_array  # a third of the time to load any command
+    from scipy.sparse.csgraph import connected_components
+
     pairs = [np.empty((2, 0), np.int64)]
     for begin in range(0, len(unit_ND), _ROWS):
         row, other = np.nonzero(unit_ND[begin : begin + _ROWS] @ unit_ND.T > threshold)

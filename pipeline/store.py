@@ -101,9 +101,19 @@ def write_parquet(output: Output, path: str, table: pa.Table, metadata: Mapping[
     if "shard" in table.column_names:
         table = table.drop_columns(["shard"])
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **(metadata or {})})
+    write_bytes(output, path, encode_parquet(table))
+
+
+def encode_parquet(table: pa.Table) -> bytes:
+    """A table as the bytes of a Parquet file; the same rows give the same bytes.
+
+    Only strings repeat enough for a dictionary: of floats it holds nearly every value, and the indices come on top
+    (embeddings and landmarks took 1.5 and 1.4 times the space).
+    """
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    write_bytes(output, path, sink.getvalue())
+    strings = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    pq.write_table(table, sink, compression="zstd", use_dictionary=strings)
+    return sink.getvalue()
 
 
 def partition(table: str, version: str, shard: str | None = None) -> str:

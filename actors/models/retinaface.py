@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
 
 from actors.models import Detections
 from actors.suppression import by_frame_then_score, suppress
@@ -314,6 +313,9 @@ def _separable(in_channels: int, out_channels: int, stride: int = 1) -> nn.Seque
 
 
 def _residual_layer(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+    # the small backbone does without torchvision, which takes seconds to import
+    from torchvision.models.resnet import BasicBlock
+
     shortcut = None
     if stride != 1 or in_channels != out_channels:
         shortcut = nn.Sequential(

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -54,6 +55,20 @@ def test_the_name_follows_from_the_chunks_in_any_order(out):
     output = store.open_output(out)
     assert write(output, "a", "b") == write(output, "b", "a")
     assert len(store.list_files(output, "faces")) == 1
+
+
+def test_vectors_take_no_more_space_than_their_numbers(tmp_path):
+    output = store.open_output(str(tmp_path))
+    values = np.random.default_rng(0).standard_normal((200, 512), np.float32)
+    rows = pa.Table.from_pylist(
+        [{"clip_id": "a", "frame": i, "face": 0, "embedding": row.tolist()} for i, row in enumerate(values)],
+        schema=schema.slot_schema("embeddings"),
+    )
+    path = store.write_chunks(output, "embeddings", "v1", "s", rows, chunk("a", count=200, faces=200))
+    assert (tmp_path / path).stat().st_size < values.nbytes
+    group = pq.read_metadata(tmp_path / path).row_group(0)
+    dictionaries = {group.column(i).path_in_schema: group.column(i).has_dictionary_page for i in range(4)}
+    assert dictionaries == {"clip_id": True, "frame": False, "face": False, "embedding.list.element": False}
 
 
 def test_the_footer_is_the_ledger(out):

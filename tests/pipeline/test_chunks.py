@@ -1,0 +1,34 @@
+"""Work on its way to the decoders."""
+
+import pyarrow as pa
+import pytest
+
+from pipeline import chunks
+from pipeline.attempts import Attempts, Marks
+from pipeline.config import load_config
+from pipeline.plan import WORK
+
+
+def row(clip, **values):
+    stored = [{"slot": "face", "paths": ["a.parquet", "b.parquet"]}]
+    row = {"clip_id": clip, "uri": f"file:///{clip}", "shard": "s", "slots": ["face"], "have": [], "end_known": False}
+    return {**row, "stored": stored, "bbox": [0, 0.25, 0.5, 1], **values}
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 7])
+def test_packed_work_is_the_work(blocks):
+    work = pa.Table.from_pylist([row(str(n), have=[{"first": n, "count": 2}]) for n in range(7)], schema=WORK)
+    packed = chunks.pack_work(work, blocks)
+    assert len(packed) == blocks
+    assert pa.concat_tables(pa.ipc.open_stream(block["work"]).read_all() for block in packed).equals(work)
+
+
+def test_packed_clips_are_decoded_as_others(make_video, tmp_path):
+    videos = [make_video(tmp_path / f"{n}.mp4", count=3 + n) for n in range(3)]
+    work = pa.Table.from_pylist([row(str(n), uri=path.as_uri(), stored=[]) for n, path in enumerate(videos)], WORK)
+    job = chunks.Job(str(tmp_path / "out"), load_config(None, [], {}), {"face": "f1"})
+    marks = Marks(Attempts(job.out, snapshot_s=0))
+    packed = pa.Table.from_pylist(chunks.pack_work(work, 2))
+    plain = pa.concat_tables(chunks.decode_clips(work, job, marks)).drop_columns("ready")
+    assert pa.concat_tables(chunks.decode_packed(packed, job, marks)).drop_columns("ready").equals(plain)
+    assert [len(frames) for frames in plain["frames"]] == [3, 4, 5]
