@@ -7,14 +7,16 @@ without a face and a corrupt file, in two tar shards.
 
 import io
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 
 import pipeline
 from jobs.report import write_report
+from pipeline import files
 from pipeline.annotate import Report
 from pipeline.config import Config
 from pipeline.errors import ConfigError
@@ -35,28 +37,28 @@ def demo(folder: str, bundle: str, config: Config) -> bool:
     """
     from jobs.annotate import console, run  # the command line imports both modules
 
-    corpus = Path(folder) / "corpus"
-    out = str(Path(folder) / "tables")
-    make_corpus(corpus)
+    place = folder.rstrip("/")
+    corpus, out, page = (f"{place}/{name}" for name in ("corpus", "tables", "report.html"))
+    make_corpus(corpus, config.storage.options)
     console.print(f"made a corpus of two tar shards in {corpus}")
-    report = run(str(corpus), out, bundle, config)
-    say_what_was_found(out, report)
-    page = str(Path(folder) / "report.html")
+    report = run(corpus, out, bundle, config)
+    say_what_was_found(out, report, config.storage.options)
     write_report(out, page, options=config.storage.options)
     console.print(f"report: {page}; open it in a browser", markup=False)
     return report.in_order
 
 
-def say_what_was_found(out: str, report: Report) -> None:
+def say_what_was_found(out: str, report: Report, options: Mapping[str, Any] | None = None) -> None:
     """Print clips, faces, people and quarantine, and three lines that query the tables."""
     from jobs.annotate import console
 
-    faces = pipeline.read_table(out, "faces", ["clip_id"]).num_rows
-    people = pipeline.read_table(out, "identities", ["clips", "faces"]).sort_by([("faces", "descending")]).to_pylist()
+    faces = pipeline.read_table(out, "faces", ["clip_id"], options).num_rows
+    people = pipeline.read_table(out, "identities", ["clips", "faces"], options)
+    people = people.sort_by([("faces", "descending")]).to_pylist()
     console.print(f"found: {report.wanted} clips, {faces} faces, {len(people)} people", highlight=False)
     for number, person in enumerate(people, 1):
         console.print(f"  person {number}: {person['faces']} faces in {person['clips']} clips", highlight=False)
-    for row in pipeline.read_table(out, "quarantine").to_pylist():
+    for row in pipeline.read_table(out, "quarantine", storage_options=options).to_pylist():
         console.print(f"  quarantined {row['member']}: {row['message']}", markup=False, highlight=False)
     console.print(f"tables: {out}; look at them:", highlight=False)
     query = f"import pipeline; print(pipeline.read_table('{out}', '{{}}').to_pandas())"
@@ -64,17 +66,25 @@ def say_what_was_found(out: str, report: Report) -> None:
         print(f'  python -c "{query.format(table)}"')  # not through the console, which would break the line
 
 
-def make_corpus(folder: Path) -> None:
-    """Write two tar shards with eight clips, one of them without a face and one corrupt; twice gives the same bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
+def make_corpus(folder: str, options: Mapping[str, Any] | None = None) -> None:
+    """Write two tar shards with eight clips, one of them without a face and one corrupt; twice gives the same bytes.
+
+    Args:
+        folder: path or any fsspec URI; it is made, on S3 its bucket too.
+        options: for fsspec.
+    """
+    fs, path = files.open_fs(files.normalise_uri(folder), options)
+    fs.makedirs(path, exist_ok=True)
     members = list(_members())
     half = (len(members) + 1) // 2
     for number, part in enumerate((members[:half], members[half:])):
-        with tarfile.open(folder / f"shard-{number:05d}.tar", "w") as tar:
+        shard = io.BytesIO()
+        with tarfile.open(fileobj=shard, mode="w") as tar:
             for name, data in part:
                 info = tarfile.TarInfo(name)
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
+        fs.pipe_file(f"{path}/shard-{number:05d}.tar", shard.getvalue())
 
 
 def _members() -> Iterator[tuple[str, bytes]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
-from pipeline import chunks, in_force, lease, schema, store
+from pipeline import chunks, files, in_force, lease, schema, store
 from pipeline.ahead import load_ahead, load_in_worker
 from pipeline.attempts import Marks
 from pipeline.careful import Careful
@@ -153,6 +153,7 @@ def annotate(
         ConfigError: a pool cannot run on this cluster.
     """
     stop = stop or Stop(config.faults.stop_grace_s)
+    out = files.normalise_uri(out)  # workers of a cluster may work in another folder than this process
     run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     with lease.hold(store.open_output(out, config.storage.options), f"run {run}", config.lease) as held:
         return _annotate(corpus, out, annotation, make_stages, start_ray, config, progress, stop, run, held)

@@ -68,11 +68,11 @@ def _face_rows(key, identity):
     return rows
 
 
-def write_output(folder):
-    """Videos in folder/videos and tables in folder/out; returns the output's path."""
-    videos = folder / "videos"
+def write_output(folder, names=("videos", "out")):
+    """Videos and tables in two folders of `folder`; returns the path of the tables."""
+    videos, out = (folder / name for name in names)
     videos.mkdir()
-    output = store.open_output(str(folder / "out"))
+    output = store.open_output(str(out))
     clips, faces = [], {slot: [] for slot in schema.SLOTS}
     ledger = []
     video = {"frames": FRAMES, "sampled": FRAMES, "fps": 24.0, "width": WIDTH, "height": HEIGHT, "codec": "h264"}
@@ -105,7 +105,7 @@ def write_output(folder):
     store.switch_current(output, {"faces": VERSIONS["face"], "clips": CLIPS_VERSION})
     _write_people(output, tables)
     _write_run(output)
-    return str(folder / "out")
+    return str(out)
 
 
 def _write_people(output, tables):

@@ -32,7 +32,7 @@ ray.init(
     _metrics_export_port=port,
     _system_config={"metrics_report_interval_ms": 500},
 )
-demo.make_corpus(folder / "corpus")
+demo.make_corpus(str(folder / "corpus"))
 settings = ["decode.every=2", "decode.chunk_frames=4", "ray.log_level=debug"]
 settings += ["decode.resources={decode: 1}", "actors.resources={annotate: 1}"]
 config = load_config(None, settings, {})

@@ -75,3 +75,24 @@ def test_a_corpus_on_s3_is_annotated_through_a_faulty_connection(run, s3, bucket
     left += [path.read_text(errors="replace") for path in logs if path.is_file() and not path.is_symlink()]
     assert len(left) > 20
     assert not [text for text in left if KEY in text or SECRET in text]
+
+
+def test_the_demo_makes_its_corpus_and_its_tables_on_s3(s3, bucket, tmp_path):
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump({"storage": {"options": s3}, "ray": {"num_cpus": 2}}))
+    place = f"s3://{bucket}-demo"  # the bucket is made, too
+    done = subprocess.run(
+        [Path(sys.executable).parent / "faceatlas", "demo", place, "--config", tmp_path / "settings.yaml"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "found: 8 clips" in done.stdout
+    fs = fsspec.filesystem("s3", **s3)
+    assert fs.size(f"{place}/report.html") > 10_000
+    assert len(fs.glob(f"{place}/corpus/*.tar")) == 2
+    assert pipeline.read_table(f"{place}/tables", "clips", storage_options=s3).num_rows == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.yaml"]
