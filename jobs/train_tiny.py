@@ -134,7 +134,7 @@ def gaze(options: argparse.Namespace) -> None:
     teacher = load_teachers(options.shared / "models").gaze
     line_of_sight.tap(teacher)
     seconds = 60 * options.minutes
-    layers = 0.0 if options.resume else seconds * 0.7
+    layers = seconds * 0.7
     line_of_sight.train_gaze(
         net,  # type: ignore[arg-type]
         teacher,
