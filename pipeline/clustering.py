@@ -15,7 +15,7 @@ Letters: N vectors, D width, K nodes, E candidate pairs, C cannot-links.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -36,7 +36,7 @@ PIECE_ROWS = 65_536
 Search = Callable[[np.ndarray, np.ndarray, int, float], Nearest]
 
 
-_START = LinkageRule(threshold=0.20, size_adjust=0.18, conflict_share=0.10)
+_START = LinkageRule(threshold=0.15, size_adjust=0.20, conflict_share=0.10, kinship=0.70)
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,8 @@ def group_rows(grid_ND: np.ndarray, weight_N: np.ndarray, group_N: np.ndarray) -
         value_RD = (grid_ND[piece].astype(np.float32) * GRID).astype(np.int32) * weight_N[piece, None].astype(np.int32)
         add_rows(total_KD, group_R[begin : begin + PIECE_ROWS], value_RD)
     weight_K = np.bincount(group_R, weight_N[rows], len(names)).astype(np.int64)
-    return Nodes(total_KD, weight_K, np.bincount(group_R, minlength=len(names)).astype(np.int64))
+    square_K = np.bincount(group_R, weight_N[rows].astype(np.float64) ** 2, len(names)).astype(np.int64)
+    return Nodes(total_KD, weight_K, np.bincount(group_R, minlength=len(names)).astype(np.int64), square_K)
 
 
 def _centres(nodes: Nodes) -> np.ndarray:
@@ -274,7 +275,8 @@ def attach_rows(state: _State, cluster_N: np.ndarray, loose: np.ndarray, pairs_E
     hosts = group_rows(state.grid_ND, state.weight_N, np.where(np.isin(host_N, names), host_N, -1))
     guests = group_rows(state.grid_ND[rows], state.weight_N[rows], np.arange(len(rows)))
     joint = Nodes(*(np.concatenate([a, b]) for a, b in zip(vars(guests).values(), vars(hosts).values(), strict=True)))
-    score_A = score_pairs(joint, row_A, host_A + len(rows), state.rule.linkage)
+    # how alike the hosts are in themselves is no matter: a doubtful face is less alike to its own people, too
+    score_A = score_pairs(joint, row_A, host_A + len(rows), replace(state.rule.linkage, kinship=0.0))
     rivals = state.constraints.rivals(rows)
     joined: set[int] = set()
     for a in np.lexsort((offer_A2[:, 1], offer_A2[:, 0], -score_A)).tolist():

@@ -234,7 +234,7 @@ class IdentitiesConfig(_Section):
         default=None, description="Cosine at which two tracks are one person; null: from the embedding model's entry."
     )
     size_adjust: float = Field(
-        default=0.18,
+        default=0.20,
         ge=0,
         description="Small clusters must be closer than the threshold by up to this (design/clustering).",
     )
@@ -247,6 +247,12 @@ class IdentitiesConfig(_Section):
         ge=0,
         le=1,
         description="Tracks that are seen together block a merge when they exceed this share of the smaller side.",
+    )
+    kinship: float = Field(
+        default=0.7,
+        ge=0,
+        le=1,
+        description="How alike two clusters must be, as a share of how alike the tracks of each are; 0: no matter.",
     )
     min_frames: int = Field(default=3, ge=1, description="A track with fewer faces founds no identity.")
     min_score: float = Field(

@@ -60,7 +60,7 @@ class WhoIsWho:
 def rule_of(threshold: float, config: IdentitiesConfig) -> ClusterRule:
     """The parameters of a clustering; `config.threshold` overrules the model's."""
     threshold = threshold if config.threshold is None else config.threshold
-    linkage = LinkageRule(threshold, config.size_adjust, config.conflict_share)
+    linkage = LinkageRule(threshold, config.size_adjust, config.conflict_share, config.kinship)
     return ClusterRule(linkage, config.neighbours, config.component_cosine)
 
 

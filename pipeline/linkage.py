@@ -3,12 +3,14 @@
 
 Clusters A and B with weighted sums S of their members' vectors, W of their weights and n members score
 
-    s = <S_A, S_B> / (W_A W_B) - size_adjust / sqrt(n_A n_B)
+    s = <S_A, S_B> / (W_A W_B) - size_adjust / sqrt(n_A n_B) - max(kinship sqrt(c_A c_B) - threshold, 0)
 
 their mean cosine, in which good looks count more, less what it may be by chance when they are small
-(design/clustering.md). The best pair merges first, while its score reaches the threshold. A merge is blocked while the
-cannot-links between A and B exceed a share of the smaller side; those that end up inside a cluster are settled
-afterwards (pipeline/clustering.py).
+(design/clustering.md), and less by how much more alike each is in itself: c is the mean cosine of a cluster's members,
+with one more pair that is what makes no difference. Two look-alikes with many tracks each are alike enough for the
+threshold, but far less so than the tracks of either. The best pair merges first, while its score reaches the threshold.
+A merge is blocked while the cannot-links between A and B exceed a share of the smaller side; those that end up inside a
+cluster are settled afterwards (pipeline/clustering.py).
 
 Vectors lie on the grid of pipeline/neighbours.py and weights are whole numbers, so sums are exact, whatever the order
 of the merges, and so are products while n_A n_B is below 2^23. Ties go to the smaller rows: equal input gives equal
@@ -24,6 +26,8 @@ from numba import njit
 
 from pipeline.neighbours import GRID
 
+_UNIT = 1.0 / GRID**2
+
 
 @dataclass(frozen=True)
 class LinkageRule:
@@ -33,11 +37,13 @@ class LinkageRule:
         threshold: least score of a merge, a cosine.
         size_adjust: how much closer small clusters must be.
         conflict_share: cannot-links between two clusters, as a share of the smaller one's members, that block a merge.
+        kinship: how alike two clusters must be, as a share of how alike each is in itself; 0: no matter.
     """
 
     threshold: float
     size_adjust: float
     conflict_share: float
+    kinship: float
 
 
 @dataclass(frozen=True)
@@ -48,18 +54,23 @@ class Nodes:
         total: int32 (K, D), summed vectors times weights, in units of 1 / GRID.
         weight: int64 (K,), summed weights.
         size: int64 (K,), members.
+        square: int64 (K,), summed squares of their weights.
     """
 
     total: np.ndarray
     weight: np.ndarray
     size: np.ndarray
+    square: np.ndarray
 
 
 def score_pairs(nodes: Nodes, a_E: np.ndarray, b_E: np.ndarray, rule: LinkageRule) -> np.ndarray:
     """The score of the module's head for pairs of nodes, float64 (E,)."""
-    product_E = nodes.weight[a_E].astype(np.float64) * nodes.weight[b_E]
-    size_E = nodes.size[a_E].astype(np.float64) * nodes.size[b_E]
-    return _dots(nodes.total, a_E, b_E) / GRID**2 / product_E - rule.size_adjust / np.sqrt(size_E)
+    return _scores(nodes.total, *_numbers(nodes), a_E, b_E, rule.threshold, rule.size_adjust, rule.kinship)
+
+
+def _numbers(nodes: Nodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weight, size and square of the nodes as the kernels read them, float64."""
+    return nodes.weight.astype(np.float64), nodes.size.astype(np.float64), nodes.square.astype(np.float64)
 
 
 def link_nodes(
@@ -78,10 +89,9 @@ def link_nodes(
         int64 (K,): cluster of each node, named by its smallest node.
     """
     start_K1, other_A, candidate_A, conflict_A = _adjacency(len(nodes.size), pairs_E2, cannot_C2, weight_C)
-    size_K, weight_K = nodes.size.astype(np.float64), nodes.weight.astype(np.float64)
     entries = (start_K1, other_A, candidate_A, conflict_A)
-    limits = (rule.threshold, rule.size_adjust, rule.conflict_share, 1.0 / GRID**2)
-    return _link(nodes.total.copy(), weight_K, size_K, *entries, *limits)
+    limits = (rule.threshold, rule.size_adjust, rule.conflict_share, rule.kinship)
+    return _link(nodes.total.copy(), *_numbers(nodes), *entries, *limits)
 
 
 def _adjacency(
@@ -118,10 +128,33 @@ def _dot(a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _dots(total_KD, a_E, b_E):  # type: ignore[no-untyped-def]
+def _cohesion(total, weight, size, square, prior):  # type: ignore[no-untyped-def]
+    """Mean cosine of a cluster's members, and of one more pair that has `prior`."""
+    if size < 2:
+        return prior
+    inner = (_dot(total, total) * _UNIT - square) / (weight * weight - square)
+    certain = size * (size - 1) / 2
+    return max((certain * inner + prior) / (certain + 1), 0.0)
+
+
+@njit(cache=True)
+def _score(total_a, total_b, weight, size, own, threshold, adjust, kinship):  # type: ignore[no-untyped-def]
+    """The score of the module's head; `weight`, `size` and `own` are products of both sides'."""
+    excess = max(kinship * np.sqrt(own) - threshold, 0.0)
+    return _dot(total_a, total_b) * _UNIT / weight - min(adjust / np.sqrt(size) + excess, adjust)
+
+
+@njit(cache=True)
+def _scores(total_KD, weight, size, square, a_E, b_E, threshold, adjust, kinship):  # type: ignore[no-untyped-def]
+    prior = max(threshold, 0.0) / max(kinship, 1e-9)
     out_E = np.empty(len(a_E))
     for e in range(len(a_E)):
-        out_E[e] = _dot(total_KD[a_E[e]], total_KD[b_E[e]])
+        a, b = a_E[e], b_E[e]
+        own = _cohesion(total_KD[a], weight[a], size[a], square[a], prior)
+        own *= _cohesion(total_KD[b], weight[b], size[b], square[b], prior)
+        out_E[e] = _score(
+            total_KD[a], total_KD[b], weight[a] * weight[b], size[a] * size[b], own, threshold, adjust, kinship
+        )
     return out_E
 
 
@@ -152,8 +185,13 @@ def _compact(begin, end, other, candidate, conflict, needed):  # type: ignore[no
 
 
 @njit(cache=True)
-def _link(total, weight, size, start, other, candidate, conflict, threshold, adjust, share, unit):  # type: ignore[no-untyped-def]
+def _link(total, weight, size, square, start, other, candidate, conflict, threshold, adjust, share, kinship):  # type: ignore[no-untyped-def]
     num = len(size)
+    rule = (threshold, adjust, kinship)
+    prior = max(threshold, 0.0) / max(kinship, 1e-9)
+    own = np.empty(num)
+    for a in range(num):
+        own[a] = _cohesion(total[a], weight[a], size[a], square[a], prior)
     parent = np.arange(num)
     version = np.zeros(num, np.int32)  # of the cluster that is named by this node; -1 once it is part of another
     begin, end = start[:-1].copy(), start[1:].copy()  # the list of each cluster in the arrays of entries
@@ -165,7 +203,7 @@ def _link(total, weight, size, start, other, candidate, conflict, threshold, adj
         for e in range(begin[a], end[a]):
             b = np.int64(other[e])
             if a < b and candidate[e] and conflict[e] <= share * min(size[a], size[b]):
-                score = _dot(total[a], total[b]) * unit / (weight[a] * weight[b]) - adjust / np.sqrt(size[a] * size[b])
+                score = _score(total[a], total[b], weight[a] * weight[b], size[a] * size[b], own[a] * own[b], *rule)
                 if score >= threshold:
                     heap.append((-score, np.int64(a), b, np.int32(0), np.int32(0)))
     heapq.heapify(heap)
@@ -176,6 +214,8 @@ def _link(total, weight, size, start, other, candidate, conflict, threshold, adj
         total[a] += total[b]
         weight[a] += weight[b]
         size[a] += size[b]
+        square[a] += square[b]
+        own[a] = _cohesion(total[a], weight[a], size[a], square[a], prior)
         parent[b] = a
         version[a] += 1
         version[b] = -1
@@ -202,7 +242,7 @@ def _link(total, weight, size, start, other, candidate, conflict, threshold, adj
             c = np.int64(other[e])
             slot[c] = -1
             if candidate[e] and conflict[e] <= share * min(size[a], size[c]):
-                score = _dot(total[a], total[c]) * unit / (weight[a] * weight[c]) - adjust / np.sqrt(size[a] * size[c])
+                score = _score(total[a], total[c], weight[a] * weight[c], size[a] * size[c], own[a] * own[c], *rule)
                 if score >= threshold:
                     low, high = min(a, c), max(a, c)
                     heapq.heappush(heap, (-score, low, high, version[low], version[high]))

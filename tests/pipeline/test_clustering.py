@@ -95,7 +95,7 @@ def small(looks, cannot=(), must=(), weight=1.0):
     num = len(looks)
     pairs = [np.array(sorted(p), np.int64).reshape(-1, 2) for p in (cannot, must)]
     constraints = Constraints(pairs[0], np.full(len(cannot), weight), pairs[1])
-    rule = ClusterRule(LinkageRule(0.3, 0.18, 0.1))
+    rule = ClusterRule(LinkageRule(0.3, 0.18, 0.1, 0.7))
     return cluster_rows(people(*looks), np.ones(num), np.ones(num, bool), constraints, rule, account=Account()).tolist()
 
 
