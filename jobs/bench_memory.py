@@ -94,7 +94,7 @@ class Sampler(threading.Thread):
 
 def _store_used() -> float:
     """Bytes of the object stores of the cluster that are in use; 0 before Ray runs."""
-    ray = sys.modules.get("ray")
+    ray: Any = sys.modules.get("ray")
     if not hasattr(ray, "is_initialized") or not ray.is_initialized():  # without it, it is being imported
         return 0.0
     name = "object_store_memory"
