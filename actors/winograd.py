@@ -57,7 +57,7 @@ def use_winograd(net: nn.Module) -> int:
     Args:
         net: on the CPU, float32, in eval mode, with its weights.
     """
-    suited = [module for module in net.modules() if isinstance(module, nn.Conv2d) and _suits(module)]
+    suited = [module for module in net.modules() if type(module) is nn.Conv2d and _suits(module)]
     made = {id(layer): WinogradConv(layer) for layer in suited}
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
@@ -69,7 +69,9 @@ def use_winograd(net: nn.Module) -> int:
 def _suits(layer: nn.Conv2d) -> bool:
     plain = (layer.kernel_size, layer.stride, layer.padding, layer.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
     narrow = min(layer.in_channels, layer.out_channels) < _LEAST_CHANNELS
-    return plain and layer.groups == 1 and layer.padding_mode == "zeros" and not narrow
+    # hooks may make the weights anew at every call
+    hooked = layer._forward_pre_hooks or layer._forward_hooks
+    return plain and layer.groups == 1 and layer.padding_mode == "zeros" and not narrow and not hooked
 
 
 class WinogradConv(nn.Module):
@@ -95,11 +97,24 @@ class WinogradConv(nn.Module):
             part_CK33 = layer.weight.detach()[:, low : low + 64].double().transpose(0, 1)
             product = torch.kron(weight, weight) @ part_CK33.permute(2, 3, 0, 1).reshape(9, -1)
             weights_PCK[:, low : low + 64] = product.view(len(product), -1, self.out_channels)
+        self.has_bias = layer.bias is not None
         bias_K = torch.zeros(self.out_channels) if layer.bias is None else layer.bias.detach().clone()
         tensors = {"weights_PCK": weights_PCK, "bias_K": bias_K}
         tensors |= {"input_PS": torch.kron(across, across).float(), "output_SP": torch.kron(back, back).float()}
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor, persistent=False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's weights (K, C, 3, 3) but for rounding, for networks that look at them; computed at each call."""
+        matrix = torch.tensor(_MATRICES[self.tile][1], dtype=torch.float64)
+        flat = torch.linalg.pinv(torch.kron(matrix, matrix)) @ self.weights_PCK.double().flatten(1)
+        return flat.float().view(3, 3, self.in_channels, self.out_channels).permute(3, 2, 0, 1)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's bias (K,), None without one."""
+        return self.bias_K if self.has_bias else None
 
     @torch.no_grad()
     def forward(self, x_NCHW: Tensor) -> Tensor:

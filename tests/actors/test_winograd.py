@@ -32,9 +32,11 @@ def close(ours, theirs):
 def test_a_layer_gives_what_it_gave(pictures, channels, filters, height, width, tile):
     net = nn.Sequential(nn.Conv2d(channels, filters, 3, padding=1, bias=channels == 64))
     x = torch.randn(pictures, channels, height, width, generator=torch.manual_seed(0))
-    before = net(x)
+    before, weight, bias = net(x), net[0].weight.clone(), net[0].bias
     assert use_winograd(net) == 1
     assert net[0].tile == tile
+    torch.testing.assert_close(net[0].weight, weight)  # for networks that look at it
+    assert (net[0].bias is None) == (bias is None)
     assert net(x).shape == before.shape
     if pictures:
         close(net(x), before)
@@ -70,6 +72,13 @@ def test_other_layers_stay_as_they_are(options):
     net = nn.Sequential(nn.Conv2d(64, 64, 3, **{"padding": 1, **options}), nn.Conv2d(64, 32, 3, padding=1))
     assert use_winograd(net) == 0
     assert not any(isinstance(layer, WinogradConv) for layer in net)
+
+
+def test_a_layer_whose_weights_are_made_at_every_call_stays():
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(64, 64, 3, padding=1)))
+    hooked = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1))
+    hooked[0].register_forward_pre_hook(lambda layer, args: None)
+    assert use_winograd(net) == use_winograd(hooked) == 0
 
 
 @torch.inference_mode()
