@@ -48,6 +48,7 @@ class Annotator:
         precision: str = "auto",
         storage_options: Mapping[str, Any] | None = None,
         fold: bool = True,
+        winograd: bool = True,
     ) -> None:
         """Load the models.
 
@@ -63,6 +64,7 @@ class Annotator:
             precision: dtype of all networks: float32, bfloat16 or float16; `auto`: what each model's card names.
             storage_options: for fsspec, of weight files that lie in remote storage.
             fold: fold batch norms into the convolutions before them; the same numbers but for rounding, and faster.
+            winograd: on a CPU, 3x3 convolutions of float32 networks by Winograd's algorithm, likewise; takes memory.
 
         Raises:
             ModelError: weights are missing or do not fit.
@@ -79,7 +81,11 @@ class Annotator:
         self.stopwatch = Stopwatch(self.device)
         self.nets: dict[str, Any] = {
             model.slot: place_network(
-                build_model(model, cache, storage_options), self.device, _dtype(model, self.device, precision), fold
+                build_model(model, cache, storage_options),
+                self.device,
+                _dtype(model, self.device, precision),
+                fold,
+                winograd,
             )
             for model in models
         }

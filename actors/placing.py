@@ -5,9 +5,10 @@ from typing import Any
 import torch
 
 from actors.folding import fold_batch_norms
+from actors.winograd import use_winograd
 
 
-def place_network(net: Any, device: torch.device, dtype: torch.dtype, fold: bool) -> Any:
+def place_network(net: Any, device: torch.device, dtype: torch.dtype, fold: bool, winograd: bool = False) -> Any:
     """Move a network to a device, in eval mode; convolutions ran 2 to 5 times faster channels last, on two CPU cores.
 
     Where a float32 network comes to CUDA, TF32 is switched off for this process: cuDNN would otherwise round the inputs
@@ -19,6 +20,7 @@ def place_network(net: Any, device: torch.device, dtype: torch.dtype, fold: bool
         device: where to.
         dtype: of its weights.
         fold: fold batch norms into the convolutions before them.
+        winograd: on the CPU, of a float32 network, compute 3x3 convolutions by actors/winograd.py.
     """
     if not isinstance(net, torch.nn.Module):
         return net
@@ -27,4 +29,7 @@ def place_network(net: Any, device: torch.device, dtype: torch.dtype, fold: bool
         torch.backends.cuda.matmul.allow_tf32 = False  # false by default; an environment may say otherwise
     if fold:
         fold_batch_norms(net.eval())
-    return net.eval().to(device, dtype).to(memory_format=torch.channels_last)
+    net = net.eval().to(device, dtype).to(memory_format=torch.channels_last)
+    if winograd and device.type == "cpu" and dtype == torch.float32:
+        use_winograd(net)
+    return net

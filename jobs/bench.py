@@ -8,10 +8,12 @@ import numpy as np
 import typer
 
 from jobs import (
+    bench_flow,
     bench_growth,
     bench_hog,
     bench_identities,
     bench_img2pose,
+    bench_memory,
     bench_peer,
     bench_real,
     bench_speed,
@@ -24,8 +26,11 @@ for command in (
     bench_speed.decode,
     bench_speed.actor,
     bench_speed.models,
-    bench_speed.loop,
-    bench_speed.pipeline,
+    bench_flow.loop,
+    bench_flow.pipeline,
+    bench_flow.engine,
+    bench_flow.short,
+    bench_memory.memory,
     bench_upgrade.upgrade,
     bench_peer.peer,
     bench_peer.scaling,

@@ -62,6 +62,7 @@ def make_actor(bundle: Bundle, config: Config, **plain: Any) -> Annotator:
         "batch_faces": actors.batch_faces,
         "cache": config.models.cache,
         "precision": actors.precision,
+        "winograd": actors.winograd,
     }
     return Annotator(bundle.models, **{**options, **plain})
 
@@ -81,7 +82,7 @@ def check(actor: Annotator, bundle: Bundle, config: Config, chunk: pa.Table) -> 
         BenchError: other faces, or a deviation above LIMITS.
     """
     chunk = _first_frames(chunk, _CHECKED_FRAMES)
-    plain = make_actor(bundle, config, precision="float32", batch_frames=1, batch_faces=1, fold=False)
+    plain = make_actor(bundle, config, precision="float32", batch_frames=1, batch_faces=1, fold=False, winograd=False)
     ours, theirs = actor(chunk), plain(chunk)
     if ours["face_index"].to_pylist() != theirs["face_index"].to_pylist():
         raise BenchError("the measured configuration finds other faces than float32, one frame at a time")

@@ -17,16 +17,8 @@ import typer
 from actors.bundles import Bundle
 from jobs import annotate as job
 from jobs.bench_check import BenchError, check, count_faces, decoded, make_actor, plan_of
-from jobs.bench_speed import (
-    FramesOption,
-    JsonOption,
-    RoundsOption,
-    Speed,
-    VideoOption,
-    measure_actor,
-    measured,
-    say,
-)
+from jobs.bench_result import FramesOption, JsonOption, RoundsOption, Speed, VideoOption, measured, say
+from jobs.bench_speed import measure_actor
 from jobs.options import ConfigOption, SetOption, exit_on_error
 from pipeline import chunks
 from pipeline.config import Config

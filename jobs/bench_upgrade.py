@@ -15,7 +15,7 @@ from actors.annotator import Annotator
 from actors.bundles import Bundle
 from jobs import annotate as job
 from jobs.bench_check import LIMITS, BenchError, make_actor, plan_of
-from jobs.bench_speed import JsonOption, VideoOption, setting
+from jobs.bench_result import JsonOption, VideoOption, setting
 from jobs.options import BundleOption, ConfigOption, SetOption, exit_on_error
 from pipeline import chunks, schema, store
 from pipeline.attempts import Attempts, Marks

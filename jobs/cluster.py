@@ -111,6 +111,7 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
             "keep_frames": i + 1 < len(pools),
             "cache": config.models.cache,
             "precision": config.actors.precision,
+            "winograd": config.actors.winograd,
             "storage_options": config.storage.options,
         }
         stages.append(Stage("actors.annotator:Annotator", arguments, pool, slots))

@@ -140,6 +140,11 @@ class ActorsConfig(_Section):
         pattern="^(auto|float32|bfloat16|float16)$",
         description="Number format of the networks; auto: per model what docs/parity.md shows to be within tolerance.",
     )
+    winograd: bool = Field(
+        default=True,
+        description="Winograd's algorithm for 3x3 convolutions of float32 networks on a CPU: faster, the same but for "
+        "rounding, and two to four times the memory of their weights (bundle pyfeat: 1.4 GB more per actor).",
+    )
     wait_for_min_actors_s: int = Field(
         default=600,
         ge=1,

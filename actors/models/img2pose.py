@@ -134,7 +134,7 @@ class Img2Pose(nn.Module):
         self, frames_BCHW: Tensor, first: int, size: tuple[int, int], score_threshold: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Regions (frame number, box), logits and poses of the likely faces in frames that begin at `first`."""
-        dtype = self.rpn.head.conv.weight.dtype
+        dtype = next(self.parameters()).dtype
         levels = list(self.backbone(normalise(frames_BCHW, size).to(dtype)).values())
         rois_M5 = self.rpn(levels, size, self.config.rpn_pre_nms_top_n_test, self.config.rpn_post_nms_top_n_test)
         pooled_MCHW = pool_regions(levels, rois_M5).to(dtype)

@@ -12,6 +12,7 @@ from torch import nn
 
 from actors.errors import StateDictError
 from actors.placing import place_network
+from actors.winograd import WinogradConv
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else ["cpu"]
 
@@ -31,7 +32,7 @@ def device(request) -> torch.device:
 @pytest.fixture(scope="session")
 def place(device: torch.device) -> Callable[[nn.Module], nn.Module]:
     """Puts a network on the device as the Annotator does in float32, without TF32, under its published names."""
-    return lambda net: place_network(net, device, torch.float32, fold=False)
+    return lambda net: place_network(net, device, torch.float32, fold=False, winograd=True)
 
 
 @pytest.fixture(scope="session")
@@ -66,10 +67,18 @@ def assert_layout() -> Callable[..., None]:
     """A network must have the published names and shapes, and hold what is published under two names only once."""
 
     def check(net: nn.Module, state: dict[str, torch.Tensor], parameters: int) -> None:
-        assert {name: value.shape for name, value in net.state_dict().items()} == {
+        tensors, learned = dict(net.state_dict()), list(net.parameters())
+        for layer, module in net.named_modules(remove_duplicate=False):
+            if isinstance(module, WinogradConv):  # on a CPU; it holds the weights in another form
+                held = {"weight": module.weight, "bias": module.bias}
+                tensors |= {f"{layer}.{name}": value for name, value in held.items() if value is not None}
+        for module in net.modules():
+            if isinstance(module, WinogradConv):
+                learned += [value for value in (module.weight, module.bias) if value is not None]
+        assert {name: value.shape for name, value in tensors.items()} == {
             name: value.shape for name, value in state.items()
         }
-        assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+        assert sum(value.numel() for value in learned) == parameters
 
     return check
 

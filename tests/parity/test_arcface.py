@@ -30,8 +30,8 @@ def test_embeddings_are_those_of_the_reference(net, device, parity, assert_like_
     assert net(crops[:0]).shape == (0, 512)
 
 
-def test_network_has_the_published_layout(net, standin_state):
-    assert {k: v.shape for k, v in net.state_dict().items()} == {
+def test_network_has_the_published_layout(published, standin_state, tmp_path):
+    assert {k: v.shape for k, v in build(published, tmp_path).state_dict().items()} == {
         k: v.shape for k, v in standin_state("arcface_r50").items()
     }
 
