@@ -98,6 +98,7 @@ def run(corpus: str, out: str, bundle: str, config: Config, follow_models: bool 
             config=config,
             progress=progress,
             stop=stop,
+            warn=lambda words: console.print(words, markup=False),
         )
     say_report(report, out)
     return report

@@ -1,4 +1,4 @@
-"""The rates behind a forecast: a timed decode and annotate of some chunks on this machine."""
+"""What a forecast rests on: a timed decode and annotate of some chunks on this machine, and a run in small."""
 
 import io
 import os
@@ -12,22 +12,49 @@ import pyarrow.parquet as pq
 from actors.bundles import Bundle
 from jobs.bench_check import count_faces, make_actor
 from jobs.bench_speed import Clock
+from jobs.trial import try_flow
 from pipeline import schema
 from pipeline.chunks import slot_rows
 from pipeline.config import Config
 from pipeline.decode import chunks_to_table, decode_clip
-from pipeline.forecast import Measured
+from pipeline.errors import OutputError
+from pipeline.forecast import Cluster, Measured, after_trial
+from pipeline.guard import ChildDiedError, ChildRaisedError
 from pipeline.store import encode_parquet
 
 
 def measure(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, budget_s: float) -> Measured | None:
+    """What a run costs on this machine; None without a frame.
+
+    Half of the time goes to the parts, decoder and models, each by itself; half to a trial of the whole flow, which
+    tells how long it takes to start and what the parts take together.
+
+    Args:
+        clips: rows of schema.CLIP, in random order.
+        bundle: the models.
+        config: of the run.
+        budget_s: seconds to measure for; Ray's start and the loading of models are not counted.
+
+    Raises:
+        OutputError: the trial failed.
+    """
+    rates = _rates(clips, bundle, config, budget_s / 2)
+    if rates is None:
+        return None
+    try:
+        steps = try_flow(clips, bundle, config, budget_s / 2)
+    except (ChildDiedError, ChildRaisedError) as error:
+        raise OutputError(f"the trial of --measure failed: {error}") from error
+    here = Cluster(config.ray.num_cpus or max(2, rates.cpus), 1 if rates.device == "cuda" else 0)
+    return after_trial(rates, steps, here) if steps else rates
+
+
+def _rates(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, budget_s: float) -> Measured | None:
     """Decode and annotate the first chunk of one clip after the other, until the time is up; None without a frame.
 
     The first chunk warms up and is not counted. Clips are taken in the order given, which is random.
     """
-    begun = time.perf_counter()
     actor = make_actor(bundle, config)
-    load_s = time.perf_counter() - begun
     clocks = {slot: Clock(net, actor.device) for slot, net in actor.nets.items()}
     actor.nets.update(clocks)
     decode_s = wall_s = cpu_s = decoded = annotated = 0.0
@@ -71,7 +98,6 @@ def measure(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, 
         cpu_per_s=cpu_s / wall_s,
         faces=faces / frames,
         face_bytes=size / max(faces, 1),
-        load_s=load_s,
     )
 
 

@@ -189,6 +189,10 @@ def say_forecast(made: dict[str, Any], config: Config) -> None:
         f"cost {cost}, {made['output_mb']:.1f} MB of tables; most work is to {made['bottleneck']}; "
         f"decoding takes {made['decode_cpu_hours']:.3f} CPU hours"
     )
+    console.print(
+        f"  of it {made['start_seconds']:.0f} s until Ray and the actors are at work; the flow takes "
+        f"{_or_unknown(made['overhead'], '{:.2f} times')} what its parts take alone"
+    )
     if made["cores_per_gpu"] is not None:
         console.print(f"  {made['cores_per_gpu']:.1f} CPU cores feed one GPU")
     for slot, model in made["models"].items():

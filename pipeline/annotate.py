@@ -16,6 +16,7 @@ from pipeline.chunks import Job
 from pipeline.config import Config, PoolConfig
 from pipeline.errors import TRIED_AGAIN, ConfigError
 from pipeline.forget import finish_forgetting
+from pipeline.logs import log
 from pipeline.metrics import RunMetrics
 from pipeline.plan import Plan, make_plan
 from pipeline.run_record import cluster_of, compare, read_forecast, record_run
@@ -133,6 +134,7 @@ def annotate(
     config: Config,
     progress: Callable[[Tally], None],
     stop: Stop | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Report:
     """Converge: bring the output to what is wanted.
 
@@ -145,6 +147,8 @@ def annotate(
         config: settings.
         progress: called at the start and after each batch of committed chunks.
         stop: whose wish ends the run early; then the report says so.
+        warn: gets the words, in a thread of its own, when the run waits for room that the cluster does not have;
+            None: they become a line of the log.
 
     Raises:
         StoppedError: told to stop while nothing could be finished any more.
@@ -153,10 +157,11 @@ def annotate(
         ConfigError: a pool cannot run on this cluster.
     """
     stop = stop or Stop(config.faults.stop_grace_s)
+    warn = warn or (lambda words: log(config.ray.log_level, "warning", "waiting", message=words))
     out = files.normalise_uri(out)  # workers of a cluster may work in another folder than this process
     run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     with lease.hold(store.open_output(out, config.storage.options), f"run {run}", config.lease) as held:
-        return _annotate(corpus, out, annotation, make_stages, start_ray, config, progress, stop, run, held)
+        return _annotate(corpus, out, annotation, make_stages, start_ray, config, progress, stop, warn, run, held)
 
 
 def _annotate(
@@ -168,6 +173,7 @@ def _annotate(
     config: Config,
     progress: Callable[[Tally], None],
     stop: Stop,
+    warn: Callable[[str], None],
     run: str,
     held: lease.Lease,
 ) -> Report:
@@ -188,7 +194,9 @@ def _annotate(
     begun = time.monotonic()
     if plan.work.num_rows:
         start_ray()
-        from pipeline.keeper import start_keeper  # it imports Ray, which reads its environment when it is loaded
+        # they import Ray, which reads its environment when it is loaded
+        from pipeline.keeper import start_keeper
+        from pipeline.waiting import telling_of_waits
 
         marks = start_keeper(out, config.storage.options)
         # meanwhile the actors load their models
@@ -197,7 +205,7 @@ def _annotate(
         job = Job(out, config, annotation.versions, run)
         counted = RunMetrics()
         counted.begin(tally)
-        with stop.draining(marks.stop):
+        with stop.draining(marks.stop), telling_of_waits(marks, warn):
             stages = make_stages()
             cluster = cluster_of(stages)
             flow = build_flow(plan.work, job, marks, stages)
@@ -256,6 +264,18 @@ def with_switch_cosine(config: Config, annotation: Annotation) -> Config:
 
 def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) -> "ray.data.Dataset":
     """The Ray Dataset of a run: from work rows (plan.WORK) to accounts (chunks.ACCOUNT)."""
+    # 4. write, CPU tasks, N chunks : their accounts
+    return build_annotated(work, job, marks, stages).map_batches(
+        cast("Callable", chunks.write_chunks),
+        fn_kwargs={"job": job},
+        batch_size=job.config.store.chunks_per_file,
+        batch_format="pyarrow",
+        num_cpus=_WRITE_CPUS,
+    )
+
+
+def build_annotated(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) -> "ray.data.Dataset":
+    """The flow up to the annotated chunks (schema.FLOW)."""
     import ray.data
 
     config = job.config
@@ -301,14 +321,7 @@ def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) 
             num_gpus=pool.gpus or None,
             **_custom(pool.resources),
         )
-    # 4. write, CPU tasks, N chunks : their accounts
-    return flow.map_batches(
-        cast("Callable", chunks.write_chunks),
-        fn_kwargs={"job": job},
-        batch_size=config.store.chunks_per_file,
-        batch_format="pyarrow",
-        num_cpus=_WRITE_CPUS,
-    )
+    return flow
 
 
 def _custom(resources: Mapping[str, float]) -> dict[str, Any]:

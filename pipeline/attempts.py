@@ -64,6 +64,7 @@ class Attempts:
         self._holder: dict[Mark, str] = {}
         self._deaths: dict[Mark, list[str]] = {}
         self._stop = False
+        self._heard = time.monotonic()
         self._written: list[dict] | None = None
         self._load()
         if snapshot_s:
@@ -75,6 +76,7 @@ class Attempts:
         Returns:
             Deaths of each so far, one that this very call brings to light among them.
         """
+        self._heard = time.monotonic()
         died = [mark for mark in marks if self._holder.get(mark, worker) != worker]
         for mark in died:
             self.died(mark, "its worker died")
@@ -86,6 +88,7 @@ class Attempts:
 
     def release(self, worker: str) -> None:
         """A worker has done, or given back, what it held."""
+        self._heard = time.monotonic()
         with self._lock:
             self._release(worker)
 
@@ -105,6 +108,10 @@ class Attempts:
     def stopping(self) -> bool:
         """Whether the run is to stop."""
         return self._stop
+
+    def quiet_s(self) -> float:
+        """Seconds since a worker last began or ended something."""
+        return time.monotonic() - self._heard
 
     def finish(self, ended: Iterable[str]) -> None:
         """The run ends in order: forget its open marks, and the deaths of the clips that have an outcome now."""
@@ -182,6 +189,10 @@ class Marks:
     def stop(self) -> None:
         """See Attempts.stop."""
         self._call("stop")
+
+    def quiet_s(self) -> float:
+        """See Attempts.quiet_s."""
+        return self._call("quiet_s")
 
     def finish(self, ended: Iterable[str]) -> None:
         """See Attempts.finish."""

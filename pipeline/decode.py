@@ -31,10 +31,10 @@ import numpy as np
 import pyarrow as pa
 from av.stream import Discard, Disposition
 
-from pipeline import files
+from pipeline import files, tars
 from pipeline.config import DecodeConfig
 from pipeline.cutting import Chunk, Needed, empty_row, unseen_rows
-from pipeline.errors import UNEXPECTED, ClipError
+from pipeline.errors import NO_ACCESS, UNEXPECTED, ClipError
 from pipeline.intervals import complement
 from pipeline.planes import DEGREES, Upright
 from pipeline.schema import CHUNK
@@ -263,10 +263,13 @@ def open_video(clip: Mapping[str, Any], config: DecodeConfig, options: Any, stac
     """Open a clip's first video stream for decoding on one thread; `stack` closes it.
 
     Raises:
-        ClipError: `missing_file`, `empty_file`, `unreadable`, `not_a_video`, `truncated`, `no_video_stream`,
-            `unsupported_codec` or `too_large`.
+        ClipError: `missing_file`, `empty_file`, `unreadable`, `no_access`, `not_a_video`, `truncated`,
+            `no_video_stream`, `unsupported_codec` or `too_large`.
     """
     name = clip["uri"] if clip.get("member") is None else clip["member"]
+    of_tar = files.suffix(clip["uri"]) == ".tar" and clip.get("offset") is None
+    if of_tar and tars.can_be_read_now(clip, options):
+        raise ClipError(f"{name} could not be read when the corpus was listed; now it can", NO_ACCESS)
     file = stack.enter_context(files.open_clip(clip, options))
     head = file.read(files.HEAD_BYTES)
     length = file.seek(0, io.SEEK_END)

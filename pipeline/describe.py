@@ -46,10 +46,8 @@ def describe_identities(
     for k, cluster in enumerate(clusters):
         rows_M = groups[cluster]
         of_row[rows_M] = k
-        founders = rows_M[founding_N[rows_M]]
-        centre_D = np.maximum(quality_N[founders], 1 / WEIGHTS) @ unit_ND[founders]
-        centre_KD[k] = centre_D = centre_D / max(float(np.linalg.norm(centre_D)), 1e-6)
-        best = int(founders[np.argmax(quality_N[founders] * (unit_ND[founders] @ centre_D))])
+        centre_D, cohesion, best_M = describe_members(unit_ND[rows_M], quality_N[rows_M], founding_N[rows_M])
+        centre_KD[k], best = centre_D, rows_M[best_M]
         identity_id = id_of_cluster[cluster]
         rows.append(
             {
@@ -57,7 +55,7 @@ def describe_identities(
                 "tracks": len(rows_M),
                 "clips": len({clip_ids[i] for i in rows_M}),
                 "faces": int(faces_N[rows_M].sum()),
-                "cohesion": min(float((unit_ND[rows_M] @ centre_D).mean()), 1.0),
+                "cohesion": cohesion,
                 "name": names.get(identity_id),
                 "embedding": centre_D,
                 "members": [track_ids[i] for i in rows_M],
@@ -73,6 +71,28 @@ def describe_identities(
             row["next_cosine"] = float(cosine_K[k])
             row["margin"] = row["cohesion"] - float(cosine_K[k])
     return pa.Table.from_pylist(rows, schema=IDENTITIES)
+
+
+def describe_members(
+    unit_MD: np.ndarray, quality_M: np.ndarray, founding_M: np.ndarray
+) -> tuple[np.ndarray, float, int]:
+    """What the tracks of one identity say together.
+
+    Args:
+        unit_MD: float32, their embeddings at unit length.
+        quality_M: float32.
+        founding_M: bool, has a part in the centre; at least one does.
+
+    Returns:
+        The centre, float32 (D,) at unit length: the mean by quality; the mean cosine of all members to it; and which
+        member shows the person best.
+    """
+    weight_M = np.where(founding_M, np.maximum(quality_M, 1 / WEIGHTS), 0).astype(np.float32)
+    centre_D = weight_M @ unit_MD
+    centre_D = centre_D / max(float(np.linalg.norm(centre_D)), 1e-6)
+    cosine_M = unit_MD @ centre_D
+    best = int(np.argmax(np.where(founding_M, quality_M * cosine_M, -np.inf)))
+    return centre_D, min(float(cosine_M.mean()), 1.0), best
 
 
 def _next_identities(centre_KD: np.ndarray, near_E2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,16 +2,17 @@
 
 Clips to do, times frames and pixels of the probed ones, are frames and hours; frames, times faces per frame, are faces.
 Decoding costs CPU seconds per megapixel decoded, the face model device seconds per megapixel annotated, every other
-model device seconds per face.
+model device seconds per face. What the parts cost alone is not yet the time of a run: Ray and the actors take time to
+start, blocks are passed on, and the parts share cores and memory. How much that is, a small run of the real flow tells.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.config import Config
+from pipeline.config import Config, DecodeConfig
 
-RAY_START_S = 10.0  # Ray and the processes of actors, without their weights: a guess, not measured
+_LEAST_TRIAL_S = 1.0  # of work between the first and the last chunk of a trial, to tell how the flow goes on
 FILE_MB = 0.011  # of a Parquet file besides its rows: schema with its descriptions, statistics, ledger
 _QUANTITIES = ("clips", "hours", "frames", "sampled", "faces", "seconds", "output_mb")
 
@@ -53,7 +54,9 @@ class Measured:
         cpu_per_s: CPU seconds that an actor takes in a second.
         faces: per annotated frame.
         face_bytes: of all tables, per face.
-        load_s: seconds until an actor has loaded its models.
+        start_s: seconds until Ray and the actors are at work, as a trial showed.
+        overhead: time that the flow of a trial took, as a multiple of what its parts take by the rates above; None:
+            the trial was too short to tell, and the parts alone are counted.
     """
 
     device: str
@@ -65,7 +68,28 @@ class Measured:
     cpu_per_s: float
     faces: float
     face_bytes: float
-    load_s: float
+    start_s: float = 0.0
+    overhead: float | None = None
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Work: megapixels decoded, megapixels annotated, faces."""
+
+    decoded: float
+    annotated: float
+    faces: float
+
+    def __add__(self, other: "Amount") -> "Amount":
+        return Amount(self.decoded + other.decoded, self.annotated + other.annotated, self.faces + other.faces)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Of a trial: seconds since its begin, and what was done until then."""
+
+    seconds: float
+    done: Amount
 
 
 @dataclass(frozen=True)
@@ -95,9 +119,7 @@ def forecast(
         faces_per_frame: what the output shows so far; used without `measured`.
     """
     frames, hours = probed.clips * probed.frames, probed.clips * probed.seconds / 3600
-    share = 1 / config.decode.every
-    if config.decode.fps is not None and probed.frames:
-        share = min(1.0, config.decode.fps * probed.seconds / probed.frames)
+    share = sampled_share(config.decode, probed.frames, probed.seconds)
     sampled = frames * share
     density = measured.faces if measured else faces_per_frame
     faces = None if density is None else sampled * density
@@ -110,7 +132,8 @@ def forecast(
         "sampled": round(sampled),
         "faces": None if faces is None else round(faces),
         "object_store_mb": _object_store(probed, config, cluster),
-        **dict.fromkeys(("seconds", "output_mb", "bottleneck", "cores_per_gpu", "cost", "device")),
+        **dict.fromkeys(("seconds", "start_seconds", "overhead", "output_mb")),
+        **dict.fromkeys(("bottleneck", "cores_per_gpu", "cost", "device")),
         "models": {},
     }
     if measured is None or faces is None:
@@ -118,50 +141,83 @@ def forecast(
     pixels = probed.clips * probed.megapixels
     chunks = max(probed.clips, sampled / config.decode.chunk_frames)
     files = max(probed.shards, chunks / config.store.chunks_per_file) * sum(value > 0 for value in slot_share.values())
-    times = _times(pixels, pixels * share, faces, slot_share, config, cluster, measured)
+    times = _times(Amount(pixels, pixels * share, faces), slot_share, config, cluster, measured)
     return result | times | {"output_mb": faces * measured.face_bytes / 1e6 + files * FILE_MB}
 
 
-def _times(
-    decoded: float,
-    annotated: float,
-    faces: float,
-    slot_share: Mapping[str, float],
-    config: Config,
-    cluster: Cluster,
-    measured: Measured,
-) -> dict[str, Any]:
-    """Time, cost and bottleneck; `decoded` and `annotated` in megapixels."""
-    decode_s = decoded * measured.decode_s
+def sampled_share(config: DecodeConfig, frames: float, seconds: float) -> float:
+    """Share of the decoded frames of a clip that are annotated."""
+    if config.fps is not None and frames:
+        return min(1.0, config.fps * seconds / frames)
+    return 1 / config.every
+
+
+def after_trial(measured: Measured, steps: Sequence[Step], cluster: Cluster) -> Measured:
+    """Rates with what a trial on a cluster showed: when its first chunk was done, and how the flow went on from there.
+
+    Args:
+        measured: rates of the parts.
+        steps: of a trial that computed all slots, at least one.
+        cluster: that of the trial.
+    """
+    first, last = steps[0], steps[-1]
+    whole = dict.fromkeys(measured.model_s, 1.0)
+    begin, end = (_busy(step.done, whole, cluster, measured).seconds for step in (first, last))
+    overhead = (last.seconds - first.seconds) / (end - begin) if end - begin >= _LEAST_TRIAL_S else None
+    return replace(measured, start_s=max(first.seconds - begin, 0.0), overhead=overhead)
+
+
+@dataclass(frozen=True)
+class _Busy:
+    """What work takes: slot -> device seconds, CPU seconds of decoding, device seconds, seconds of all parts."""
+
+    spent: Mapping[str, float]
+    decode_s: float
+    device_s: float
+    bottleneck: str
+    seconds: float
+
+
+def _busy(work: Amount, slot_share: Mapping[str, float], cluster: Cluster, measured: Measured) -> _Busy:
+    decode_s = work.decoded * measured.decode_s
     spent = {
-        slot: slot_share.get(slot, 0.0) * per * (annotated if slot == "face" else faces)
+        slot: slot_share.get(slot, 0.0) * per * (work.annotated if slot == "face" else work.faces)
         for slot, per in measured.model_s.items()
     }
-    device_s = sum(spent.values()) + annotated * measured.other_s
-    on_gpu = measured.device == "cuda"
-    if on_gpu:
+    spent["crops and results"] = work.annotated * measured.other_s
+    device_s = sum(spent.values())
+    if measured.device == "cuda":
         lanes = {"annotate": device_s / max(cluster.gpus, 1e-9), "decode": decode_s / cluster.cpus}
-        busy = max(lanes.values())
+        seconds = max(lanes.values())
     else:  # decoders and actors share the cores; an actor per machine is never faster than it was alone
         lanes = {"annotate": device_s * measured.cpu_per_s, "decode": decode_s}
         machines = max(1.0, cluster.cpus / measured.cpus)
-        busy = max(sum(lanes.values()) / cluster.cpus, device_s / machines)
-    bottleneck = max(lanes, key=lambda lane: lanes[lane])
-    seconds = RAY_START_S + measured.load_s + busy
+        seconds = max(sum(lanes.values()) / cluster.cpus, device_s / machines)
+    return _Busy(spent, decode_s, device_s, max(lanes, key=lambda lane: lanes[lane]), seconds)
+
+
+def _times(
+    work: Amount, slot_share: Mapping[str, float], config: Config, cluster: Cluster, measured: Measured
+) -> dict[str, Any]:
+    """Time, cost and bottleneck."""
+    busy = _busy(work, slot_share, cluster, measured)
+    seconds = measured.start_s + busy.seconds * (measured.overhead or 1.0)
     cost = _cost(seconds, config, cluster)
     return {
         "device": measured.device,
         "seconds": seconds,
-        "bottleneck": bottleneck,
-        "decode_cpu_hours": decode_s / 3600,
-        "cores_per_gpu": decode_s / device_s if on_gpu and device_s else None,
+        "start_seconds": measured.start_s,
+        "overhead": measured.overhead,
+        "bottleneck": busy.bottleneck,
+        "decode_cpu_hours": busy.decode_s / 3600,
+        "cores_per_gpu": busy.decode_s / busy.device_s if measured.device == "cuda" and busy.device_s else None,
         "cost": cost,
         "models": {
             slot: {
                 "device_hours": s / 3600,
-                "cost": None if cost is None or not device_s else cost * s / device_s,
+                "cost": None if cost is None or not busy.device_s else cost * s / busy.device_s,
             }
-            for slot, s in {**spent, "crops and results": annotated * measured.other_s}.items()
+            for slot, s in busy.spent.items()
         },
     }
 

@@ -29,6 +29,7 @@ from pipeline.quarantine import remove_rows
 from pipeline.records import faces_versions
 from pipeline.store import Output
 from pipeline.tombstones import FOLDER, SAME_FACE_IOU, hide, overlap, write_tombstones
+from pipeline.track_faces import unit_embeddings
 
 PENDING = f"{FOLDER}/pending.json"
 
@@ -287,6 +288,8 @@ def _clean_snapshots(output: Output, removal: Removal, gone: Counter[str]) -> No
             continue
         rows = [_identity_without(row, tracks) for row in table.to_pylist()]
         kept = [row for row in rows if row is not None]
+        living = {row["identity_id"] for row in kept}
+        kept = [row if row["next_identity_id"] in living else {**row, **_NO_NEXT} for row in kept]
         if kept != table.to_pylist():
             store.write_parquet(output, path, pa.Table.from_pylist(kept, schema=table.schema))
             gone[f"identities/{current['identities']}"] += len(rows) - len(kept)
@@ -317,6 +320,9 @@ def _is_out(tracks: pa.Table, removal: Removal) -> pa.Array:
     )
 
 
+_NO_NEXT = dict.fromkeys(("next_identity_id", "next_cosine", "margin"))
+
+
 def _identity_without(row: dict, tracks: dict[str, dict]) -> dict | None:
     """An identity described by the tracks that are left; None if there are none. The next run describes it anew."""
     members = [tracks[name] for name in row["members"] if name in tracks]
@@ -324,27 +330,25 @@ def _identity_without(row: dict, tracks: dict[str, dict]) -> dict | None:
         return row
     if not members:
         return None
-    unit_ND = np.array([t["embedding"] for t in members if t["embedding"] is not None], np.float32)
-    weights = [max(t["quality"] or 0.0, 1e-3) for t in members if t["embedding"] is not None]
-    centre_D = np.asarray(weights, np.float32) @ unit_ND if len(unit_ND) else None
-    if centre_D is not None:
-        centre_D = centre_D / np.linalg.norm(centre_D)
-    best = max(members, key=lambda t: t["quality"] or 0.0)
-    shown = {name: None for name in row if name.startswith("representative_")}
-    shown |= {
-        "representative_clip_id": best["clip_id"],
-        "representative_frame": best["representative_frame"],
-        "representative_face": best["representative_face"],
-    }
+    from pipeline.describe import describe_members  # with numba, which takes a second to load
+
+    embedding = pa.chunked_array([pa.array([t["embedding"] for t in members], schema.TRACKS.field("embedding").type)])
+    unit_MD, _ = unit_embeddings(embedding)
+    quality_M = np.nan_to_num(np.array([t["quality"] or 0.0 for t in members], np.float32))
+    # which of them are too weak for the centre, only a clustering knows
+    centre_D, cohesion, best = describe_members(unit_MD, quality_M, np.ones(len(members), bool))
     return {
         **row,
-        **shown,
+        **_NO_NEXT,
         "members": [t["track_id"] for t in members],
         "tracks": len(members),
         "clips": len({t["clip_id"] for t in members}),
         "faces": sum(t["faces"] for t in members),
-        "embedding": None if centre_D is None else centre_D.tolist(),
-        "cohesion": None if centre_D is None else min(float((unit_ND @ centre_D).mean()), 1.0),
+        "embedding": centre_D.tolist(),
+        "cohesion": cohesion,
+        "representative_clip_id": members[best]["clip_id"],
+        "representative_frame": members[best]["representative_frame"],
+        "representative_face": members[best]["representative_face"],
     }
 
 

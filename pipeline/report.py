@@ -18,6 +18,7 @@ from pipeline.clip_tables import ClipTables, choose_clips, name_of
 from pipeline.distributions import describe_distributions
 from pipeline.errors import ClipError
 from pipeline.records import read_runs
+from pipeline.status import count_clips
 from pipeline.store import open_output
 from pipeline.timeline import describe_clip
 
@@ -89,13 +90,10 @@ def gather_report(
 
 
 def _totals(tables: ClipTables, clips: pa.Table, identities: int) -> dict[str, Any]:
-    status = Counter({item["values"]: item["counts"] for item in pc.value_counts(clips["status"]).to_pylist()})
     length = pc.sum(pc.divide(clips["frames"].cast(pa.float64()), clips["fps"])).as_py()
     return {
-        "clips": {name: status[name] for name in ("done", "empty", "quarantined")},
+        **count_clips(clips),
         "hours": round((length or 0) / 3600, 4),
-        "frames": pc.sum(clips["frames"]).as_py() or 0,
-        "sampled": pc.sum(clips["sampled"]).as_py() or 0,
         "faces": pc.sum(clips["faces"]).as_py() or 0,
         "tracks": tables.whole("tracks", ["track_id"]).num_rows,
         "identities": identities,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import OutputError
@@ -20,15 +21,22 @@ def read_status(out: str, storage_options: Mapping[str, Any] | None = None) -> d
         OutputError: `out` is no output of Faceatlas.
     """
     clips = read_table(out, "clips", ["status", "frames", "sampled"], storage_options)
+    return {
+        **count_clips(clips),
+        "faces": read_table(out, "faces", ["face"], storage_options).num_rows,
+        "tracks": read_table(out, "tracks", ["track_id"], storage_options).num_rows,
+        "identities": read_table(out, "identities", ["identity_id"], storage_options).num_rows,
+    }
+
+
+def count_clips(clips: pa.Table) -> dict[str, Any]:
+    """Of rows of the table clips: `clips`, outcome -> clips; `frames`, decoded; `sampled`, annotated."""
     counts = dict.fromkeys(("done", "empty", "quarantined"), 0)
     counts |= {item["values"]: item["counts"] for item in pc.value_counts(clips["status"]).to_pylist()}
     return {
         "clips": counts,
         "frames": pc.sum(clips["frames"]).as_py() or 0,
         "sampled": pc.sum(clips["sampled"]).as_py() or 0,
-        "faces": read_table(out, "faces", ["face"], storage_options).num_rows,
-        "tracks": read_table(out, "tracks", ["track_id"], storage_options).num_rows,
-        "identities": read_table(out, "identities", ["identity_id"], storage_options).num_rows,
     }
 
 

@@ -120,20 +120,25 @@ class Tally:
         return clip["shard"]
 
     def _write_shard(self, shard: str) -> None:
-        """Write `quarantine`, then `clips`, of a finished shard; rows of clips that this corpus does not name stay."""
+        """Write `quarantine`, then `clips`, of a finished shard; rows of clips that this corpus does not name stay.
+
+        All but one: that of a tar as a whole, which said why its members could not be listed, goes when they are.
+        """
         ended = self.plan.ended[shard]
         rows = [ended, pa.Table.from_pylist(self._rows.pop(shard, []), schema=schema.CLIPS)]
         worked = pa.concat_tables(rows)["clip_id"].combine_chunks()
         before, complete_for = store.read_shard(self.output, "clips", self.versions["clips"], shard)
-        kept = before.filter(pc.invert(pc.is_in(before["clip_id"], value_set=worked)))
-        mine = self.plan.clips.filter(pc.equal(self.plan.clips["shard"], shard))["clip_id"].combine_chunks()
+        named = self.plan.clips.filter(pc.equal(self.plan.clips["shard"], shard))
+        mine = named["clip_id"].combine_chunks()
+        tars = named.filter(pc.is_valid(named["member"]))["uri"].combine_chunks()
+        kept = _without(before, worked, mine, tars)
         others = kept.filter(pc.invert(pc.is_in(kept["clip_id"], value_set=mine)))
         slots = {slot: self.versions[slot] for slot in self.slots}
         # others may be complete for other versions; then the file vouches for none, and plans read the footers
         vouched = slots if not others.num_rows or complete_for == slots else {}
 
         known, _ = store.read_shard(self.output, "quarantine", self.versions["quarantine"], shard)
-        known = known.filter(pc.invert(pc.is_in(known["clip_id"], value_set=worked)))
+        known = _without(known, worked, mine, tars)
         new = pa.Table.from_pylist(self._quarantine.pop(shard, []), schema=schema.QUARANTINE)
         self._write("quarantine", shard, [known, new], {})
         self._write("clips", shard, [kept, *rows], vouched)
@@ -141,6 +146,13 @@ class Tally:
     def _write(self, name: str, shard: str, parts: list[pa.Table], vouched: Mapping[str, str]) -> None:
         table = pa.concat_tables(parts).sort_by("clip_id").cast(schema.table_schema(name))
         store.write_shard(self.output, name, self.versions[name], shard, table, vouched)
+
+
+def _without(rows: pa.Table, worked: pa.Array, named: pa.Array, tars: pa.Array) -> pa.Table:
+    """Rows of the table before without the clips that were worked on, and without tars whose members are listed now."""
+    whole_tar = pc.and_(pc.is_null(rows["member"]), pc.is_in(rows["uri"], value_set=tars))
+    listed = pc.and_(whole_tar, pc.invert(pc.is_in(rows["clip_id"], value_set=named)))
+    return rows.filter(pc.invert(pc.or_(pc.is_in(rows["clip_id"], value_set=worked), listed)))
 
 
 def _clip_row(clip: Mapping, state: ClipState) -> dict:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.files import open_bytes
+from pipeline.files import is_storage_error, open_bytes
 
 HEADER_BLOCK_BYTES = 64 << 10  # a header is 512 bytes; small neighbours such as .json come with the same request
 LOOKUP_THREADS = 16  # listings wait for the network, not for the processor
@@ -77,6 +77,22 @@ def list_tars(uris: Iterable[str], storage_options: Mapping[str, Any] | None = N
     unique = list(dict.fromkeys(uris))
     with ThreadPoolExecutor(LOOKUP_THREADS) as pool:
         return dict(zip(unique, pool.map(list_one, unique), strict=True))
+
+
+def can_be_read_now(clip: Mapping[str, Any], storage_options: Mapping[str, Any] | None = None) -> bool:
+    """Whether a clip that stands for a tar shard, or for a member whose place is not known, is readable after all.
+
+    Then it was not when the corpus was listed, for lack of rights perhaps, and its bytes are not to blame.
+    """
+    try:
+        listing = list_members(clip["uri"], storage_options)
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        return False
+    if clip.get("member") is None:
+        return listing.problem is None
+    return any(member.name == clip["member"] for member in listing.members)
 
 
 def _is_plain(info: tarfile.TarInfo) -> bool:

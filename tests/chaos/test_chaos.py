@@ -16,7 +16,7 @@ import fsspec
 import psutil
 import pytest
 import yaml
-from corpus import CHUNK, CLIPS, POISON, write_corpus
+from corpus import CHUNK, CLIPS, POISON, write_clip, write_corpus
 from servers import FaultyProxy, S3Server, options_of
 
 import pipeline
@@ -267,3 +267,27 @@ def test_the_same_on_s3_through_a_faulty_proxy(start, nodes, tmp_path):
     finally:
         proxy.stop()
         server.stop()
+
+
+@pytest.mark.slow
+def test_a_run_that_a_lost_node_leaves_without_room_says_so_and_goes_on_with_another_node(start, nodes, tmp_path):
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for i in range(200):  # more than are decoded ahead
+        write_clip(clips / f"{i}.mp4", i)
+    out = tmp_path / "out"
+    process = start(clips, out)
+    deadline = time.monotonic() + RUN_S
+    while not list(out.glob("faces/*/*/*.parquet")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+    nodes.cluster.remove_node(nodes.worker, allow_graceful=False)
+    log = Path(process.log.name)
+    try:
+        while "WAITING" not in log.read_text() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.5)
+    finally:
+        nodes.worker = nodes.add()
+    assert "tasks or actors find no room: " in log.read_text()
+    code, text = wait(process)
+    assert code == 0, text
+    assert pipeline.read_table(str(out), "faces", ["face"]).num_rows == 200 * 40

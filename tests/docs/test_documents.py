@@ -87,6 +87,8 @@ def ran_by(command):
         return "shell"
     if command.words[:3] == ("faceatlas", "models", "pull") or any("models.mirror" in word for word in command.words):
         return "tests/end_to_end/test_documented_runs.py, mirror"
+    if "--measure" in command.words:
+        return "tests/look/test_plan_forecast.py"
     if command.words[:2] == ("faceatlas", "annotate"):
         return "tests/end_to_end/test_documented_runs.py"
     return "session" if command.words[0] == "faceatlas" else None

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import fsspec
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +13,8 @@ from typer.testing import CliRunner
 import pipeline
 from actors.catalog import BUNDLES, MODELS
 from jobs.cli import app
+from pipeline.config import load_config
+from pipeline.sources import read_corpus
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path += [str(TESTS / name) for name in ("docs", "chaos", "look", "storage")]
@@ -26,8 +27,9 @@ def place(tmp_path, monkeypatch, local_ray):
 
     (tmp_path / "CORPUS").mkdir()
     write_clip(tmp_path / "CORPUS" / "a.mp4", 0)
-    pq.write_table(pa.table({"uri": [str(tmp_path / "CORPUS" / "a.mp4")]}), tmp_path / "manifest.parquet")
     monkeypatch.chdir(tmp_path)
+    clips = read_corpus("CORPUS", load_config(None, [], {})).clips
+    pq.write_table(clips.select(["uri", "shard"]), "manifest.parquet")
     # the GPUs of the Ray of these tests are only numbers, and it has few CPUs
     monkeypatch.setenv("FACEATLAS__ACTORS__GPUS", "0")
     monkeypatch.setenv("FACEATLAS__ACTORS__SIZE", "1")

@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.main import get_command
 
-from jobs.cli import app
 from pipeline.config import load_config
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -159,11 +157,9 @@ def test_shellcheck_takes_the_scripts(script):
     assert done.returncode == 0, done.stdout
 
 
-def test_the_script_of_the_scheduled_run_speaks_of_commands_that_exist():
-    lines = re.findall(r"faceatlas ([a-z]+(?: [a-z]+)?)", (INFRA / "kuberay" / "reprocess.sh").read_text())
-    commands = get_command(app).commands
-    for line in lines:
-        assert line.split()[0] in commands
+def test_a_held_night_is_not_tried_again_the_same_night():
+    (job,) = documents(INFRA / "kuberay" / "nightly-rayjob.yaml")
+    assert job["spec"]["backoffLimit"] == 0
 
 
 @pytest.mark.parametrize("folder", sorted(p.name for p in INFRA.iterdir() if p.is_dir()))

@@ -11,6 +11,7 @@ _spec = importlib.util.spec_from_file_location("squares", Path(__file__).with_na
 squares = importlib.util.module_from_spec(_spec)
 sys.modules["squares"] = squares
 _spec.loader.exec_module(squares)
+sys.path.append(str(Path(__file__).parents[1] / "docs"))
 
 
 @pytest.fixture(scope="session")

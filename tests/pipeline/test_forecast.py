@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.config import load_config
-from pipeline.forecast import Cluster, Measured, Probed, against, forecast
+from pipeline.forecast import Amount, Cluster, Measured, Probed, Step, after_trial, against, forecast
 
 PROBED = Probed(
     clips=100, shards=5, probed=10, unreadable=1, frames=900.0, seconds=30.0, megapixels=900.0, frame_mb=1.5
@@ -18,7 +18,7 @@ RATES = Measured(
     cpu_per_s=1.0,
     faces=2.0,
     face_bytes=3000.0,
-    load_s=5.0,
+    start_s=15.0,
 )
 BOTH = {"face": 1.0, "embeddings": 1.0}
 
@@ -42,7 +42,7 @@ def test_time_is_that_of_the_slower_stage_and_names_it():
     # 90,000 Mpx x 1 ms + 180,000 faces x 0.5 ms on 2 GPUs; 90,000 Mpx x 2 ms on 8 cores
     assert result["models"]["face"]["device_hours"] == pytest.approx(90 / 3600)
     assert result["models"]["embeddings"]["device_hours"] == pytest.approx(90 / 3600)
-    assert result["seconds"] == pytest.approx(10 + 5 + 90)
+    assert result["seconds"] == pytest.approx(15 + 90)
     assert result["bottleneck"] == "annotate"
     assert result["cores_per_gpu"] == pytest.approx(1.0)
     assert made(cluster=Cluster(1, 2))["bottleneck"] == "decode"
@@ -55,6 +55,22 @@ def test_decoders_and_actors_share_the_cores_where_there_is_no_gpu():
     assert result["cores_per_gpu"] is None
     assert made(rates=rates, cluster=Cluster(8, 0))["seconds"] == pytest.approx(15 + 90)
     assert made(rates=rates, cluster=Cluster(2, 0))["seconds"] == pytest.approx(15 + (180 * 2 + 180) / 2)
+
+
+def test_a_trial_tells_when_the_flow_is_at_work_and_what_the_parts_take_together():
+    # 1,000 Mpx x 1 ms + 1,000 faces x 0.5 ms on a GPU are 1.5 s, ten times as much later 15 s
+    steps = [
+        Step(20.0, Amount(1000, 1000, 1000)),
+        Step(30.0, Amount(5000, 5000, 5000)),
+        Step(47.0, Amount(1e4, 1e4, 1e4)),
+    ]
+    rates = after_trial(RATES, steps, Cluster(8, 1))
+    assert rates.start_s == pytest.approx(18.5)
+    assert rates.overhead == pytest.approx(27 / 13.5)
+    assert made(rates=rates)["seconds"] == pytest.approx(18.5 + 2 * 90)
+    short = after_trial(RATES, steps[:1], Cluster(8, 1))
+    assert (short.start_s, short.overhead) == (pytest.approx(18.5), None)
+    assert made(rates=short)["seconds"] == pytest.approx(18.5 + 90)
 
 
 def test_cost_is_the_clusters_and_shared_out_to_the_models():

@@ -94,6 +94,9 @@ def output(tmp_path):
             "clips": 2,
             "faces": 8,
             "cohesion": 0.9,
+            "next_identity_id": f"person{1 - p}",
+            "next_cosine": 0.2,
+            "margin": 0.7,
             "embedding": embedding("aaaa1111", p),
             "members": [f"{clip}-track{p}" for clip in CLIPS],
             "representative_clip_id": "aaaa1111",
@@ -160,6 +163,7 @@ def test_a_forgotten_clip_is_in_no_byte_of_the_output(how, output):
     people = store.read_version(output, "identities", "t1").to_pylist()
     assert [(row["members"], row["faces"]) for row in people] == [(["bbbb2222-track0"], 4), (["bbbb2222-track1"], 4)]
     assert {row["representative_clip_id"] for row in people} == {"bbbb2222"}
+    assert {row["margin"] for row in people} == {None}, "of centres that are no more"
     for p, row in enumerate(people):
         assert row["cohesion"] == pytest.approx(1.0, abs=1e-5)
         assert np.allclose(
@@ -227,6 +231,13 @@ def test_a_forgotten_person_goes_and_the_others_keep_their_numbers(output):
     assert audit["rows"] == {**slots, **snapshot}
     assert store.read_version(output, "clips", "c1")["faces"].to_pylist() == [4, 4]
     assert replan(output).work.num_rows == 0
+    (bob,) = store.read_version(output, "identities", "t1").to_pylist()
+    assert (bob["identity_id"], bob["next_identity_id"], bob["next_cosine"], bob["margin"]) == (
+        "person1",
+        None,
+        None,
+        None,
+    )
 
 
 def test_a_forgotten_person_is_not_written_when_the_faces_are_detected_again(output):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import schema, store
+from pipeline.chunks import ACCOUNT
 from pipeline.intervals import END, ClipState, complement
 from pipeline.plan import make_plan
 from pipeline.sources import Corpus
@@ -113,8 +114,6 @@ def account(clip, first, count, last=False, error=None):
 
 
 def test_chunks_may_be_committed_in_any_order(output):
-    from pipeline.chunks import ACCOUNT
-
     tally = Tally(output, make_plan(corpus("a"), output, VERSIONS, NEEDS), VERSIONS)
     rows = [account("a", 32, 8, last=True), account("a", 0, 16), account("a", 16, 16)]
     for row in rows:
@@ -125,8 +124,6 @@ def test_chunks_may_be_committed_in_any_order(output):
 
 
 def test_an_error_quarantines_the_clip_and_the_next_plan_leaves_it_alone(output):
-    from pipeline.chunks import ACCOUNT
-
     tally = Tally(output, make_plan(corpus("a"), output, VERSIONS, NEEDS), VERSIONS)
     error = {"stage": "decode", "error_class": "truncated", "message": "cut off after 32 frames"}
     rows = [account("a", 0, 32), account("a", 32, 0, last=True, error=error)]
@@ -161,3 +158,18 @@ def test_missing_names_every_frame_and_slot_exactly_once(faces, landmarks, end):
     top = 100 if end is None else end
     there = {(slot, i) for slot, parts in held.items() for first, count in parts for i in range(first, first + count)}
     assert sorted(asked) == sorted({(s, i) for s in held for i in range(top)} - there)
+
+
+def test_a_tar_that_could_not_be_listed_is_named_no_more_once_its_members_are(output):
+    tar, error = corpus("tar"), {"stage": "open", "error_class": "no_access", "message": "no permission"}
+    tally = Tally(output, make_plan(tar, output, VERSIONS, NEEDS), VERSIONS)
+    tally.add(pa.Table.from_pylist([account("tar", 0, 0, last=True, error=error)], schema=ACCOUNT))
+    assert tally.outcomes["quarantined"] == 1
+    assert make_plan(tar, output, VERSIONS, NEEDS).reasons == {"quarantined, tried again": 1}
+
+    row = {"clip_id": "m", "uri": "file:///tar", "member": "m.mp4", "shard": "s", "fingerprint": "a"}
+    member = Corpus(pa.Table.from_pylist([row], schema=schema.CLIP), [])
+    tally = Tally(output, make_plan(member, output, VERSIONS, NEEDS), VERSIONS)
+    tally.add(pa.Table.from_pylist([account("m", 0, 40, last=True)], schema=ACCOUNT))
+    for table, rows in (("clips", ["m"]), ("quarantine", [])):
+        assert store.read_version(output, table, "c1", ["clip_id"])["clip_id"].to_pylist() == rows

@@ -92,6 +92,40 @@ def test_an_object_that_may_not_be_read_is_tried_again(put, s3, clip_row):
     assert error.value.reason_class in TRIED_AGAIN
 
 
+@pytest.mark.parametrize("when", ["never", "later"])
+@pytest.mark.parametrize("corpus", ["shards", "list.csv"], ids=["folder", "manifest"])
+def test_a_tar_that_may_not_be_read_is_no_damaged_tar_and_is_tried_again(put, s3, bucket, video, corpus, when):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        tar.add(video, "clip.mp4")
+    uri = put("shards/shard.tar", buffer.getvalue())
+    fs = fsspec.filesystem("s3", **s3)
+    fs.chmod(f"s3://{bucket}", "public-read")  # to list, not to read
+    fs.chmod(put("list.csv", b"uri,member\nshards/shard.tar,clip.mp4\n"), "public-read")
+    stranger = {"endpoint_url": s3["endpoint_url"], "anon": True}
+
+    def read(options):
+        config = Config.model_validate({"storage": {"options": options}})
+        (clip,) = read_corpus(f"s3://{bucket}/{corpus}", config).clips.to_pylist()
+        return clip
+
+    refused = read(stranger)
+    assert (refused["uri"], refused["offset"]) == (uri, None)
+    last = list(decode_clip(refused, DecodeConfig(), stranger if when == "never" else s3))[-1]
+    assert last["error"]["error_class"] == "no_access"
+    assert "no_access" in TRIED_AGAIN
+    found = read(s3)
+    assert found["member"] == "clip.mp4"
+    assert list(decode_clip(found, DecodeConfig(), s3))[-1]["error"] is None
+
+
+def test_a_damaged_tar_on_s3_is_the_clips_fault(put, s3, bucket):
+    put("shards/damaged.tar", b"no tar" * 1000)
+    config = Config.model_validate({"storage": {"options": s3}})
+    (clip,) = read_corpus(f"s3://{bucket}/shards", config).clips.to_pylist()
+    assert list(decode_clip(clip, DecodeConfig(), s3))[-1]["error"]["error_class"] == "truncated"
+
+
 def test_an_object_that_is_not_there_is_the_clips_fault(s3, bucket, clip_row):
     with pytest.raises(ClipError) as error:
         files.open_clip(clip_row(f"s3://{bucket}/absent.mp4"), s3)
