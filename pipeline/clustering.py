@@ -15,7 +15,7 @@ Letters: N vectors, D width, K nodes, E candidate pairs, C cannot-links.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -275,8 +275,7 @@ def attach_rows(state: _State, cluster_N: np.ndarray, loose: np.ndarray, pairs_E
     hosts = group_rows(state.grid_ND, state.weight_N, np.where(np.isin(host_N, names), host_N, -1))
     guests = group_rows(state.grid_ND[rows], state.weight_N[rows], np.arange(len(rows)))
     joint = Nodes(*(np.concatenate([a, b]) for a, b in zip(vars(guests).values(), vars(hosts).values(), strict=True)))
-    # how alike the hosts are in themselves is no matter: a doubtful face is less alike to its own people, too
-    score_A = score_pairs(joint, row_A, host_A + len(rows), replace(state.rule.linkage, kinship=0.0))
+    score_A = score_pairs(joint, row_A, host_A + len(rows), state.rule.linkage)
     rivals = state.constraints.rivals(rows)
     joined: set[int] = set()
     for a in np.lexsort((offer_A2[:, 1], offer_A2[:, 0], -score_A)).tolist():

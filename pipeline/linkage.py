@@ -3,14 +3,16 @@
 
 Clusters A and B with weighted sums S of their members' vectors, W of their weights and n members score
 
-    s = <S_A, S_B> / (W_A W_B) - size_adjust / sqrt(n_A n_B) - max(kinship sqrt(c_A c_B) - threshold, 0)
+    s = <S_A, S_B> / (W_A W_B) - size_adjust / sqrt(n_A n_B)
 
 their mean cosine, in which good looks count more, less what it may be by chance when they are small
-(design/clustering.md), and less by how much more alike each is in itself: c is the mean cosine of a cluster's members,
-with one more pair that is what makes no difference. Two look-alikes with many tracks each are alike enough for the
-threshold, but far less so than the tracks of either. The best pair merges first, while its score reaches the threshold.
-A merge is blocked while the cannot-links between A and B exceed a share of the smaller side; those that end up inside a
-cluster are settled afterwards (pipeline/clustering.py).
+(design/clustering.md). The best pair merges first, while its score reaches the threshold. A merge is blocked
+
+- while the two are far less alike than each is in itself: the mean cosine must reach `kinship` sqrt(c_A c_B), where c
+  is the mean cosine of a cluster's members and of one more pair that would just do. Look-alikes with many tracks each
+  reach the threshold, but not this. It never asks for more than two single tracks need, `threshold + size_adjust`;
+- while the cannot-links between A and B exceed a share of the smaller side; those that end up inside a cluster are
+  settled afterwards (pipeline/clustering.py).
 
 Vectors lie on the grid of pipeline/neighbours.py and weights are whole numbers, so sums are exact, whatever the order
 of the merges, and so are products while n_A n_B is below 2^23. Ties go to the smaller rows: equal input gives equal
@@ -65,12 +67,9 @@ class Nodes:
 
 def score_pairs(nodes: Nodes, a_E: np.ndarray, b_E: np.ndarray, rule: LinkageRule) -> np.ndarray:
     """The score of the module's head for pairs of nodes, float64 (E,)."""
-    return _scores(nodes.total, *_numbers(nodes), a_E, b_E, rule.threshold, rule.size_adjust, rule.kinship)
-
-
-def _numbers(nodes: Nodes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weight, size and square of the nodes as the kernels read them, float64."""
-    return nodes.weight.astype(np.float64), nodes.size.astype(np.float64), nodes.square.astype(np.float64)
+    product_E = nodes.weight[a_E].astype(np.float64) * nodes.weight[b_E]
+    size_E = nodes.size[a_E].astype(np.float64) * nodes.size[b_E]
+    return _dots(nodes.total, a_E, b_E) * _UNIT / product_E - rule.size_adjust / np.sqrt(size_E)
 
 
 def link_nodes(
@@ -91,7 +90,8 @@ def link_nodes(
     start_K1, other_A, candidate_A, conflict_A = _adjacency(len(nodes.size), pairs_E2, cannot_C2, weight_C)
     entries = (start_K1, other_A, candidate_A, conflict_A)
     limits = (rule.threshold, rule.size_adjust, rule.conflict_share, rule.kinship)
-    return _link(nodes.total.copy(), *_numbers(nodes), *entries, *limits)
+    weight_K, size_K, square_K = (value.astype(np.float64) for value in (nodes.weight, nodes.size, nodes.square))
+    return _link(nodes.total.copy(), weight_K, size_K, square_K, *entries, *limits)
 
 
 def _adjacency(
@@ -128,6 +128,14 @@ def _dot(a, b):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def _dots(total_KD, a_E, b_E):  # type: ignore[no-untyped-def]
+    out_E = np.empty(len(a_E))
+    for e in range(len(a_E)):
+        out_E[e] = _dot(total_KD[a_E[e]], total_KD[b_E[e]])
+    return out_E
+
+
+@njit(cache=True)
 def _cohesion(total, weight, size, square, prior):  # type: ignore[no-untyped-def]
     """Mean cosine of a cluster's members, and of one more pair that has `prior`."""
     if size < 2:
@@ -139,23 +147,11 @@ def _cohesion(total, weight, size, square, prior):  # type: ignore[no-untyped-de
 
 @njit(cache=True)
 def _score(total_a, total_b, weight, size, own, threshold, adjust, kinship):  # type: ignore[no-untyped-def]
-    """The score of the module's head; `weight`, `size` and `own` are products of both sides'."""
-    excess = max(kinship * np.sqrt(own) - threshold, 0.0)
-    return _dot(total_a, total_b) * _UNIT / weight - min(adjust / np.sqrt(size) + excess, adjust)
-
-
-@njit(cache=True)
-def _scores(total_KD, weight, size, square, a_E, b_E, threshold, adjust, kinship):  # type: ignore[no-untyped-def]
-    prior = max(threshold, 0.0) / max(kinship, 1e-9)
-    out_E = np.empty(len(a_E))
-    for e in range(len(a_E)):
-        a, b = a_E[e], b_E[e]
-        own = _cohesion(total_KD[a], weight[a], size[a], square[a], prior)
-        own *= _cohesion(total_KD[b], weight[b], size[b], square[b], prior)
-        out_E[e] = _score(
-            total_KD[a], total_KD[b], weight[a] * weight[b], size[a] * size[b], own, threshold, adjust, kinship
-        )
-    return out_E
+    """The score of the module's head, or less than any threshold; weight, size and own are products of both sides'."""
+    mean = _dot(total_a, total_b) * _UNIT / weight
+    if mean < min(kinship * np.sqrt(own), threshold + adjust):
+        return -np.inf
+    return mean - adjust / np.sqrt(size)
 
 
 @njit(cache=True)

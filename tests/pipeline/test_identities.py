@@ -10,7 +10,7 @@ from pipeline.config import IdentitiesConfig
 from pipeline.identities import cluster_tracks
 from pipeline.schema import IDENTITIES, TRACKS
 
-T = 0.3  # threshold of the imaginary model; two single tracks merge from 0.3 + 0.18 on
+T = 0.3  # threshold of the imaginary model; two single tracks merge from 0.3 + 0.2 on
 DEFAULT = IdentitiesConfig()
 PEOPLE = np.linalg.qr(np.random.default_rng(3).standard_normal((512, 40)))[0].T.astype(np.float32)
 
@@ -64,16 +64,26 @@ def test_the_same_person_in_several_clips_is_one_identity():
     assert sorted(identities["tracks"].to_pylist()) == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("cosine", "same"), [(0.47, False), (0.49, True)])
+@pytest.mark.parametrize(("cosine", "same"), [(0.49, False), (0.51, True)])
 def test_single_tracks_need_the_threshold_and_the_adjustment(cosine, same):
     labels, _ = cluster({"embedding": PEOPLE[0]}, {"embedding": look(0, cosine)})
     assert (labels == [0, 0]) is same
 
 
 def test_a_grown_identity_needs_little_more_than_the_threshold():
-    grown = [{"embedding": PEOPLE[0]} for _ in range(16)]  # 0.18 / sqrt(16) = 0.045
-    assert cluster(*grown, {"embedding": look(0, 0.36)})[0] == [0] * 17
-    assert cluster(*grown, {"embedding": look(0, 0.33)})[0] == [0] * 16 + [1]
+    # the tracks have a cosine of 0.52 to each other, and one of 0.37 / 0.33 to the one that comes
+    grown = [{"embedding": 0.72 * PEOPLE[0] + 0.69 * aside} for aside in PEOPLE[2:18]]
+    assert cluster(*grown, {"embedding": look(0, 0.52)})[0] == [0] * 17  # 0.3 + 0.2 / sqrt(16) = 0.35
+    assert cluster(*grown, {"embedding": look(0, 0.46)})[0] == [0] * 16 + [1]
+
+
+def test_two_who_are_alike_but_far_less_than_each_in_itself_are_two():
+    """Look-alikes with many tracks: a mean cosine of 0.38, above the threshold; of each one's tracks 0.85."""
+    alike = look(0, 0.45)
+    first = [{"embedding": 0.92 * PEOPLE[0] + 0.39 * aside} for aside in PEOPLE[2:10]]
+    second = [{"embedding": 0.92 * alike + 0.39 * aside} for aside in PEOPLE[10:18]]
+    assert cluster(*first, *second)[0] == [0] * 8 + [8] * 8
+    assert cluster(*first, *second, config=IdentitiesConfig(kinship=0.0))[0] == [0] * 16
 
 
 def test_a_look_between_two_people_does_not_chain_them():
