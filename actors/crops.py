@@ -283,4 +283,5 @@ def sharpness(crops_NCHW: Tensor) -> Tensor:
     grey_NHW = (crops_NCHW * crops_NCHW.new_tensor(_LUMA)[:, None, None]).sum(1) * 255
     inner_NHW = grey_NHW[:, 1:-1, 1:-1]
     around_NHW = grey_NHW[:, :-2, 1:-1] + grey_NHW[:, 2:, 1:-1] + grey_NHW[:, 1:-1, :-2] + grey_NHW[:, 1:-1, 2:]
-    return (around_NHW - 4 * inner_NHW).flatten(1).var(1, correction=0)
+    laplacian_NP = (around_NHW - 4 * inner_NHW).flatten(1)
+    return (laplacian_NP - laplacian_NP.mean(1, keepdim=True)).square().mean(1)

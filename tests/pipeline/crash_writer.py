@@ -82,7 +82,7 @@ def flow_rows(work):
             "last": last,
             "video": {"frames": LENGTH, "sampled": LENGTH} if last else None,
             "face_index": list(range(len(frames))),
-            "face": [v for value in values for v in [value, 1.0, value + 9.0, 9.0, 0.9, *[0.0] * 10]],
+            "face": [v for value in values for v in [value, 1.0, value + 9.0, 9.0, 0.9, *[0.0] * 11]],
             "landmarks": [v for value in values for v in [value] * 136],
         }
 

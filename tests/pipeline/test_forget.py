@@ -39,7 +39,7 @@ def embedding(clip, person):
 
 def flow_row(clip, first):
     """Two frames with two faces each, persons 0 and 1."""
-    faces = [[CLIPS[clip] + 50 * p, 10, CLIPS[clip] + 50 * p + 40, 50, 0.9, *[1] * 10] for p in (0, 1)]
+    faces = [[CLIPS[clip] + 50 * p, 10, CLIPS[clip] + 50 * p + 40, 50, 0.9, *[1] * 11] for p in (0, 1)]
     return {
         **dict.fromkeys(schema.FLOW.names),
         "clip_id": clip,
