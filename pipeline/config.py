@@ -239,7 +239,7 @@ class IdentitiesConfig(_Section):
         default=None, description="Cosine at which two tracks are one person; null: from the embedding model's entry."
     )
     size_adjust: float = Field(
-        default=0.20,
+        default=0.18,
         ge=0,
         description="Small clusters must be closer than the threshold by up to this (design/clustering).",
     )
