@@ -13,7 +13,7 @@ Shapes: B frames, H rows, W columns; h = ceil(H / 2), w = ceil(W / 2).
 from torch import Tensor, empty, int16, int32, uint8
 
 #: weights of red and blue in luma: ITU-R BT.601, BT.709, BT.2020 (non-constant luminance)
-_LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
+LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 _BITS = 13
 # Intermediate planes are 16 and 32 bit. On the CPU a block of this many pixels keeps them in the cache, which is three
 # times as fast as the whole batch at once; a GPU wants few launches.
@@ -93,9 +93,9 @@ def _scaled(plane: Tensor, zero: int, coefficient: int) -> Tensor:
 
 def _coefficients(matrix: str, full_range: bool) -> tuple[int, int, int, int, int, int]:
     """Luma's zero, and fixed-point factors: Y, V in red, U in green, V in green, U in blue (ITU-R BT.601, sec. 2.5)."""
-    if matrix not in _LUMA_WEIGHTS:
-        raise ValueError(f"no YUV matrix {matrix!r}; there are {', '.join(_LUMA_WEIGHTS)}")
-    red, blue = _LUMA_WEIGHTS[matrix]
+    if matrix not in LUMA_WEIGHTS:
+        raise ValueError(f"no YUV matrix {matrix!r}; there are {', '.join(LUMA_WEIGHTS)}")
+    red, blue = LUMA_WEIGHTS[matrix]
     green = 1 - red - blue
     luma_scale, chroma_scale = (1.0, 1.0) if full_range else (255 / 219, 255 / 224)
     factors = (

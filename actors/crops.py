@@ -12,6 +12,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from actors.colour import LUMA_WEIGHTS
+
 #: eye centres, nose tip and mouth corners (left in the picture first) in a 112-pixel crop that ArcFace expects
 #: (Deng et al., "ArcFace", 2019; the alignment of its published training set)
 ARCFACE_POINTS = (
@@ -28,7 +30,6 @@ EXPAND_224 = 1.1
 # Crop pixels per gather: on the CPU its index (8 bytes each) then stays in the cache, on a GPU it stays under 128 MB.
 _CPU_BLOCK_PIXELS = 1 << 17
 _GPU_BLOCK_PIXELS = 1 << 24
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _ON_A_LINE = 1e-3  # of float32 pixels at 4K, rounding is below 1e-4 for faces of 10 pixels; no face is so flat
 _FARTHEST_PX = 2.0**30  # integer boxes stay far inside int64 and exact in float64, whatever the input
 
@@ -280,7 +281,9 @@ def sharpness(crops_NCHW: Tensor) -> Tensor:
     Returns:
         (N,) float32, in squared grey levels of 0-255.
     """
-    grey_NHW = (crops_NCHW * crops_NCHW.new_tensor(_LUMA)[:, None, None]).sum(1) * 255
+    red, blue = LUMA_WEIGHTS["bt601"]
+    weights_C = crops_NCHW.new_tensor([red, 1 - red - blue, blue])
+    grey_NHW = (crops_NCHW * weights_C[:, None, None]).sum(1) * 255
     inner_NHW = grey_NHW[:, 1:-1, 1:-1]
     around_NHW = grey_NHW[:, :-2, 1:-1] + grey_NHW[:, 2:, 1:-1] + grey_NHW[:, 1:-1, :-2] + grey_NHW[:, 1:-1, 2:]
     laplacian_NP = (around_NHW - 4 * inner_NHW).flatten(1)

@@ -21,9 +21,9 @@ import typer
 
 from jobs.options import exit_on_error
 from pipeline import schema
-from pipeline.config import IdentitiesConfig, TracksConfig
 from pipeline.errors import ConfigError
 from pipeline.identities import cluster_tracks
+from pipeline.people_config import IdentitiesConfig, TracksConfig
 from pipeline.scores import score_clusters
 from pipeline.track_faces import unit_embeddings
 from pipeline.tracks import link_shard

@@ -114,9 +114,7 @@ def command_of(
         assignments: SetOption = None,
         as_json: JsonOption = False,
     ) -> None:
-        with exit_on_error():
-            chosen = job.settings(config, assignments, None)
-            say(measure(video, job.resolve(bundle, chosen), chosen, frames, rounds), as_json)
+        _measure(measure, video, bundle, (frames, rounds), config, assignments, as_json)
 
     command.__name__, command.__doc__ = name, about
     return command
@@ -135,9 +133,22 @@ def whole_video_command_of(
         assignments: SetOption = None,
         as_json: JsonOption = False,
     ) -> None:
-        with exit_on_error():
-            chosen = job.settings(config, assignments, None)
-            say(measure(video, job.resolve(bundle, chosen), chosen, rounds), as_json)
+        _measure(measure, video, bundle, (rounds,), config, assignments, as_json)
 
     command.__name__, command.__doc__ = name, about
     return command
+
+
+def _measure(
+    measure: Callable[..., Speed],
+    video: str,
+    bundle: str,
+    numbers: Sequence[int],
+    config: Path | None,
+    assignments: list[str] | None,
+    as_json: bool,
+) -> None:
+    """Carry out a command: its options become what `measure` takes, and its measurement is printed."""
+    with exit_on_error():
+        chosen = job.settings(config, assignments, None)
+        say(measure(video, job.resolve(bundle, chosen), chosen, *numbers), as_json)

@@ -24,6 +24,11 @@ def _most_mb() -> int:
     return int(0.3 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) >> 20
 
 
+def cpus_of_own(config: Config) -> int:
+    """CPUs of a cluster that is started here: decoding and an actor want one each, so a single core counts twice."""
+    return config.ray.num_cpus or max(2, os.cpu_count() or 1)
+
+
 def start_ray(config: Config) -> None:
     """Connect to the cluster of the configuration, of RAY_ADDRESS or of the surrounding job; else start one here.
 
@@ -42,8 +47,7 @@ def start_ray(config: Config) -> None:
     if address is None:
         # idle OpenMP threads must not spin: decoders and actors share the cores (annotating was up to 10 times slower)
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-        # decoding and an actor want one CPU each, so a single core is counted twice
-        cpus = config.ray.num_cpus or max(2, os.cpu_count() or 1)
+        cpus = cpus_of_own(config)
         options |= {"num_cpus": cpus, "include_dashboard": False, "resources": _enough(config, cpus)}
         if config.ray.num_gpus is not None:
             options["num_gpus"] = config.ray.num_gpus

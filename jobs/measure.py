@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from actors.bundles import Bundle
 from jobs.bench_check import count_faces, make_actor
 from jobs.bench_speed import Clock
+from jobs.cluster import cpus_of_own
 from jobs.trial import try_flow
 from pipeline import schema
 from pipeline.chunks import slot_rows
@@ -45,7 +46,7 @@ def measure(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, 
         steps = try_flow(clips, bundle, config, budget_s / 2)
     except (ChildDiedError, ChildRaisedError) as error:
         raise OutputError(f"the trial of --measure failed: {error}") from error
-    here = Cluster(config.ray.num_cpus or max(2, rates.cpus), 1 if rates.device == "cuda" else 0)
+    here = Cluster(cpus_of_own(config), 1 if rates.device == "cuda" else 0)
     return after_trial(rates, steps, here) if steps else rates
 
 

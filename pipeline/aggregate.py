@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 
 from pipeline import schema, store
 from pipeline.chunks import Job
-from pipeline.config import Config, IdentitiesConfig
+from pipeline.config import Config
 from pipeline.decisions import digest_decisions, read_decisions
 from pipeline.identities import Before, cluster_tracks
 from pipeline.lineage import write_lineage
+from pipeline.people_config import IdentitiesConfig
 from pipeline.tracks import link_shard
 from pipeline.versions import AGGREGATE_ALGORITHM, digest
 

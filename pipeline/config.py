@@ -6,20 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
+from pydantic import Field, ValidationError, field_serializer, model_validator
 
 from pipeline.errors import ConfigError
 from pipeline.hiding import shown
+from pipeline.people_config import IdentitiesConfig, TracksConfig
 from pipeline.prices import PlanConfig
+from pipeline.section import Section
 
 ENV_PREFIX = "FACEATLAS__"
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SourcesConfig(_Section):
+class SourcesConfig(Section):
     """What counts as a clip, and where the videos of a list lie."""
 
     videos: str | None = Field(
@@ -35,7 +33,7 @@ class SourcesConfig(_Section):
     )
 
 
-class DecodeConfig(_Section):
+class DecodeConfig(Section):
     """Which frames are annotated, and how they are cut into chunks."""
 
     every: int = Field(
@@ -78,7 +76,7 @@ class DecodeConfig(_Section):
         return self
 
 
-class PoolConfig(_Section):
+class PoolConfig(Section):
     """One pool of identical actors that host some slots of the bundle."""
 
     slots: tuple[str, ...] | None = Field(default=None, description="Slots this pool runs; null: all that are left.")
@@ -111,7 +109,7 @@ class PoolConfig(_Section):
         return self
 
 
-class ActorsConfig(_Section):
+class ActorsConfig(Section):
     """How the models are run."""
 
     size: int | None = Field(default=None, ge=1, description="Shortcut: actors of the only pool.")
@@ -162,7 +160,7 @@ class ActorsConfig(_Section):
         return self.pools or (PoolConfig(size=self.size, gpus=self.gpus, resources=self.resources),)
 
 
-class FaultsConfig(_Section):
+class FaultsConfig(Section):
     """What becomes of clips that kill or hang their process, and of a run that is told to stop."""
 
     attempts: int = Field(
@@ -185,7 +183,7 @@ class FaultsConfig(_Section):
     )
 
 
-class StoreConfig(_Section):
+class StoreConfig(Section):
     """How tables are written."""
 
     chunks_per_file: int = Field(
@@ -202,7 +200,7 @@ class StoreConfig(_Section):
     )
 
 
-class LeaseConfig(_Section):
+class LeaseConfig(Section):
     """The lease that keeps two runs from one output."""
 
     renew_s: float = Field(default=15.0, gt=0, description="Seconds between two heartbeats of a run.")
@@ -217,75 +215,7 @@ class LeaseConfig(_Section):
         return self
 
 
-class TracksConfig(_Section):
-    """How the faces of one clip become tracks. Lengths count sampled frames."""
-
-    min_iou: float = Field(default=0.3, ge=0, le=1, description="Least overlap for a link by position alone.")
-    min_cosine: float = Field(default=0.5, ge=-1, le=1, description="Least cosine for a link across a cut or a jump.")
-    switch_cosine: float | None = Field(
-        default=None,
-        ge=-1,
-        le=1,
-        description="Below this cosine to the track, a good face is somebody else wherever it is; null: from the "
-        "embedding model's entry.",
-    )
-    max_gap: int = Field(default=15, ge=0, description="A track may miss its face for this many sampled frames.")
-
-
-class IdentitiesConfig(_Section):
-    """How the tracks of the corpus become identities."""
-
-    threshold: float | None = Field(
-        default=None, description="Cosine at which two tracks are one person; null: from the embedding model's entry."
-    )
-    size_adjust: float = Field(
-        default=0.18,
-        ge=0,
-        description="Small clusters must be closer than the threshold by up to this (design/clustering).",
-    )
-    neighbours: int = Field(default=32, ge=1, description="Candidate neighbours per track.")
-    component_cosine: float = Field(
-        default=0.5, ge=-1, le=1, description="The first phase links inside the components of tracks this close."
-    )
-    conflict_share: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="Tracks that are seen together block a merge when they exceed this share of the smaller side.",
-    )
-    kinship: float = Field(
-        default=0.7,
-        ge=0,
-        le=1,
-        description="How alike two clusters must be, as a share of how alike the tracks of each are; 0: no matter.",
-    )
-    min_frames: int = Field(default=3, ge=1, description="A track with fewer faces founds no identity.")
-    min_score: float = Field(
-        default=0.9, ge=0, le=1, description="A track whose mean score is lower founds no identity."
-    )
-    min_quality: float = Field(
-        default=0.15, ge=0, le=1, description="A track of lower quality (tiny or few faces) founds no identity."
-    )
-    exact_up_to: int = Field(
-        default=100_000, ge=0, description="Up to so many tracks neighbours are exact; above, approximate."
-    )
-    local_up_to: int = Field(
-        default=20_000, ge=0, description="Up to so many tracks neighbours are found in the driver, above by Ray tasks."
-    )
-    afresh_up_to: int = Field(
-        default=20_000,
-        ge=0,
-        description="Up to so many tracks each run clusters afresh; above, new tracks are added to the identities.",
-    )
-    afresh_growth: float = Field(
-        default=0.25, ge=0, description="Cluster afresh when the tracks have grown by this share since the last time."
-    )
-    ambiguous_margin: float = Field(
-        default=0.05, ge=0, description="Identities whose score lies this close below the threshold are listed."
-    )
-
-
-class StorageConfig(_Section):
+class StorageConfig(Section):
     """Options of the storage behind every URI, given to fsspec."""
 
     options: dict[str, Any] = Field(
@@ -300,7 +230,7 @@ class StorageConfig(_Section):
         return {name: shown(name, value) for name, value in options.items()}
 
 
-class RayConfig(_Section):
+class RayConfig(Section):
     """The cluster. Under `ray job submit` all of this is decided already."""
 
     address: str | None = Field(default=None, description="A running cluster; null: RAY_ADDRESS, else start one.")
@@ -317,7 +247,7 @@ class RayConfig(_Section):
     block_mb: int = Field(default=32, ge=1, description="Target size of a Ray Data block; 32 and more measured best.")
 
 
-class ModelsConfig(_Section):
+class ModelsConfig(Section):
     """Where weights come from."""
 
     mirror: str | None = Field(
@@ -329,7 +259,7 @@ class ModelsConfig(_Section):
     )
 
 
-class Config(_Section):
+class Config(Section):
     """All settings of a run."""
 
     sources: SourcesConfig = SourcesConfig()

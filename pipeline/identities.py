@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.clustering import Account, ClusterRule, Search, cluster_rows
-from pipeline.config import IdentitiesConfig
 from pipeline.constraints import Constraints
 from pipeline.decisions import Decision, links_of, names_of
 from pipeline.describe import describe_identities, list_ambiguous
 from pipeline.lineage import carry_ids
 from pipeline.linkage import LinkageRule
 from pipeline.neighbours import find_neighbours
+from pipeline.people_config import IdentitiesConfig
 from pipeline.track_faces import unit_embeddings
 
 

@@ -1,12 +1,12 @@
 """The cluster that a forecast is made for: its size and what it costs."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from pipeline.section import Section
 
 
-class PlanConfig(BaseModel):
+class PlanConfig(Section):
     """The cluster that `faceatlas plan` forecasts for, and its prices, which are yours to state."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cpus: int | None = Field(default=None, ge=1, description="CPU cores of the cluster; null: those of this machine.")
     gpus: int | None = Field(default=None, ge=0, description="GPUs of the cluster; null: those of this machine.")

@@ -109,8 +109,6 @@ def _join_embeddings(key_3N: np.ndarray, embeddings: pa.Table | None, ids: pa.Ar
 
 def _sharp(faces: pa.Table) -> np.ndarray:
     """How sharp each face is, LEAST_SHARP to 1; 1 where that is not known."""
-    if "sharpness" not in faces.column_names:
-        return np.ones(faces.num_rows)
     return np.nan_to_num(np.clip(_floats(faces, "sharpness", np.float64) / FULL_SHARPNESS, LEAST_SHARP, 1), nan=1.0)
 
 

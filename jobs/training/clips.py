@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from actors import FaceAnalyzer
 from pipeline import schema
-from pipeline.config import IdentitiesConfig, TracksConfig
 from pipeline.identities import cluster_tracks
+from pipeline.people_config import IdentitiesConfig, TracksConfig
 from pipeline.tracks import link_faces
 
 #: the kept-out videos that show somebody, and whom

@@ -9,8 +9,9 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline import schema, store
-from pipeline.config import DecodeConfig, TracksConfig
+from pipeline.config import DecodeConfig
 from pipeline.files import clip_id, normalise_uri
+from pipeline.people_config import TracksConfig
 from pipeline.tracks import link_shard
 from pipeline.versions import clips_version
 

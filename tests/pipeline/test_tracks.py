@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import TracksConfig
+from pipeline.people_config import TracksConfig
 from pipeline.schema import TRACKS, slot_schema
 from pipeline.tracks import link_faces, link_shard, overlap, pool_embeddings
 
