@@ -1,5 +1,6 @@
 """The tensors of one call: frames of every size in pieces, the faces found in them, and what the models say of them."""
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -108,13 +109,20 @@ def match_poses(faces: Faces, found: Faces) -> Tensor:
 
 
 def make_pieces(
-    chunks: Sequence[Clipping], device: torch.device, batch_frames: int, batch_pixels: int
+    chunks: Sequence[Clipping],
+    device: torch.device,
+    batch_frames: int,
+    batch_pixels: int,
+    *,
+    lane: int = 0,
+    lanes: int = 1,
 ) -> Iterator[Piece]:
     """Move the frames of all chunks to the device and convert them to RGB, in pieces of one size and colour space.
 
     Frames of different clips share a piece if they have the same size; the bytes go up as they are, half those of RGB.
     A piece has at most `batch_frames` frames and `batch_pixels` pixels, but at least one frame. Pieces are made one by
-    one, so that only those live whose faces wait for their batch to fill.
+    one, so that only those live whose faces wait for their batch to fill. Of several lanes each gets every so manyth
+    piece, the same ones at every call, and as many as the others if the frames allow it.
     """
     groups: dict[tuple[int, int, str, bool], list[Clipping]] = {}
     for chunk in chunks:
@@ -122,13 +130,15 @@ def make_pieces(
             groups.setdefault((chunk.height, chunk.width, chunk.matrix, chunk.full_range), []).append(chunk)
     for (height, width, matrix, full_range), members in groups.items():
         size = height * width + 2 * ((height + 1) // 2) * ((width + 1) // 2)
-        step = max(1, min(batch_frames, batch_pixels // (height * width)))
+        most = max(1, min(batch_frames, batch_pixels // (height * width)))
         frame_B = np.concatenate([np.arange(c.offset, c.offset + c.count) for c in members])
         with warnings.catch_warnings():
             # frames lie read-only in Ray's shared memory; they are only read here
             warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writable")
             planes = [torch.from_numpy(c.planes).view(c.count, size) for c in members]
-        for low in range(0, len(frame_B), step):
+        rounds = math.ceil(len(frame_B) / (most * lanes))
+        step = most if lanes == 1 else math.ceil(len(frame_B) / (rounds * lanes))
+        for low in range(lane * step, len(frame_B), lanes * step):
             part = _rows(planes, low, min(low + step, len(frame_B))).to(device, non_blocking=True)
             y, u, v = unpack_planes(part.flatten(), len(part), height, width)
             yield Piece(

@@ -51,6 +51,7 @@ class Entry(BaseModel):
     same_person_cosine: float | None = None
     switch_cosine: float | None = None
     align_on: Literal["detector", "landmarks"] | None = None
+    thread_safe: bool = False
     licence: str | None = None
 
     @model_validator(mode="after")
@@ -61,6 +62,8 @@ class Entry(BaseModel):
             raise ValueError(f"factory {self.factory!r}: write it as package.module:function")
         if self.factory is not None and self.input is None:
             raise ValueError(f"a factory must say its 'input': one of {', '.join(INPUTS[:-1])}")
+        if self.thread_safe and self.factory is None:
+            raise ValueError("'thread_safe' is said of a factory's model; those that Faceatlas knows all are")
         return self
 
 
@@ -79,6 +82,7 @@ class Model:
         import_path: folder that is put on the import path for a factory.
         needs: slots whose results it reads.
         align_on: for aligned112: `detector` or `landmarks`.
+        thread_safe: several threads may call it at once.
         points: a face model that gives five points.
         poses: a face model that gives head poses.
         same_person_cosine, switch_cosine: for embeddings.
@@ -98,6 +102,7 @@ class Model:
     import_path: str | None
     needs: tuple[str, ...]
     align_on: str | None
+    thread_safe: bool
     points: bool
     poses: bool
     same_person_cosine: float | None
@@ -265,6 +270,7 @@ def _resolve(
         import_path=str(folder) if folder is not None else None,
         needs=tuple(needs),
         align_on=align_on,
+        thread_safe=entry.factory is None or entry.thread_safe,
         points=card.points or bool(entry.factory and slot == "face"),
         poses=card.poses,
         same_person_cosine=cosine,

@@ -1,5 +1,6 @@
 """Where an actor's time goes, model by model, as plain numbers: whoever runs the actor may record them."""
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import torch
 
 
 class Stopwatch:
-    """Adds up the seconds of the last call.
+    """Adds up the seconds of the last call, those of several lanes together.
 
     On a GPU the host does not wait for the models, so their time is taken by events on the device, which are read when
     the results are there anyway; nothing is synchronised for it (not measured: no GPU was at hand).
@@ -18,6 +19,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._lock = threading.Lock()
         self.reset()
 
     def reset(self) -> None:
@@ -39,7 +41,8 @@ class Stopwatch:
             return
         begun = time.perf_counter()
         yield
-        self._seconds[name] += time.perf_counter() - begun
+        with self._lock:
+            self._seconds[name] += time.perf_counter() - begun
 
     def batch(self, faces: int, room: int) -> None:
         """A batch of faces was made, of `room` that would fit."""
@@ -47,7 +50,8 @@ class Stopwatch:
 
     def count(self, name: str, faces: int) -> None:
         """Faces went through a model."""
-        self._faces[name] += faces
+        with self._lock:
+            self._faces[name] += faces
 
     def report(self) -> dict[str, Any]:
         """The last call; its results must be on the host.

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from actors.annotator import FACE_WIDTH, Annotator
+from actors.annotator import Annotator
 from actors.bundles import Bundle
+from actors.chunk_rows import FACE_WIDTH
 from jobs import annotate as job
 from pipeline import chunks
 from pipeline.attempts import Attempts, Marks

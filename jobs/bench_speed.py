@@ -5,6 +5,7 @@ and one face at a time) and refuses to print a speed for wrong numbers.
 """
 
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from actors.annotator import Annotator
 from actors.bundles import Bundle
+from actors.lanes import Lanes
 from jobs.bench_check import BenchError, check, count_faces, decoded, make_actor, plan_of
 from jobs.bench_result import Speed, command_of, measured
 from pipeline import chunks
@@ -56,6 +58,7 @@ def measure_models(video: str, bundle: Bundle, config: Config, frames: int, roun
     flops = _count_flops(actor, bundle, held[0])
     clocks = {slot: Clock(net, actor.device) for slot, net in actor.nets.items()}
     actor.nets.update(clocks)
+    lanes = actor.lanes.count
     seconds = []
     for _ in range(rounds):
         begun = time.perf_counter()
@@ -64,7 +67,7 @@ def measure_models(video: str, bundle: Bundle, config: Config, frames: int, roun
     count = sum(len(chunk["frames"][0]) for chunk in held)
     table = {}
     for model in bundle.models:
-        spent = clocks[model.slot].seconds / rounds
+        spent = clocks[model.slot].seconds / rounds / lanes  # beside each other
         gflop = flops[model.slot] / 1e9
         rate = gflop * count / spent if spent else 0.0
         table[model.slot] = {
@@ -74,7 +77,7 @@ def measure_models(video: str, bundle: Bundle, config: Config, frames: int, roun
             "gflop_per_s": round(rate, 1),
             "share_of_peak": round(rate * 1e9 / peak, 3),
         }
-    other = float(np.median(seconds)) - sum(clock.seconds for clock in clocks.values()) / rounds
+    other = float(np.median(seconds)) - sum(clock.seconds for clock in clocks.values()) / rounds / lanes
     return measured(
         "models",
         count,
@@ -101,6 +104,7 @@ class Clock:
 
     def __init__(self, net: Any, device: torch.device) -> None:
         self.net, self.device, self.seconds = net, device, 0.0
+        self._lock = threading.Lock()
 
     def detect(self, frames_BCHW: torch.Tensor) -> Any:
         """As the network's, timed."""
@@ -115,7 +119,8 @@ class Clock:
         begun = time.perf_counter()
         result = call(x)
         self._wait()
-        self.seconds += time.perf_counter() - begun
+        with self._lock:
+            self.seconds += time.perf_counter() - begun
         return result
 
     def _wait(self) -> None:
@@ -143,10 +148,12 @@ def _count_flops(actor: Annotator, bundle: Bundle, chunk: pa.Table) -> dict[str,
             counts[self.slot] = counts.get(self.slot, 0.0) + counter.get_total_flops()
             return result
 
-    nets = dict(actor.nets)
+    nets, lanes = dict(actor.nets), actor.lanes
     actor.nets.update({slot: Counted(slot, net) for slot, net in nets.items()})
+    actor.lanes = Lanes(1)  # the counter watches all threads
     actor(chunk)
     actor.nets.update(nets)
+    actor.lanes = lanes
     return {model.slot: counts.get(model.slot, 0.0) / len(chunk["frames"][0]) for model in bundle.models}
 
 

@@ -146,6 +146,7 @@ def write_standins(folder: Path, faces: int = 1, landmarks: Path | None = None, 
         "input": "frames",
         "weights": entries["face"]["weights"]["weights"],
         "parameters": {"faces": faces},
+        "thread_safe": True,
     }
     bundle = folder / "bundle.yaml"
     bundle.write_text(yaml.safe_dump({"extends": "pyfeat", "models": entries}, sort_keys=False))

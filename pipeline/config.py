@@ -127,10 +127,12 @@ class ActorsConfig(Section):
     batch_pixels: int | None = Field(
         default=None,
         ge=1,
-        description="Pixels that go through the detector at once; null: 2 million on a CPU, 64 on a GPU.",
+        description="Pixels that go through the detector at once; null: 1 million per CPU thread, 64 on a GPU.",
     )
     batch_faces: int | None = Field(
-        default=None, ge=1, description="Faces that go through a face model at once; null: 16 on a CPU, 256 on a GPU."
+        default=None,
+        ge=1,
+        description="Faces that go through a model at once; null: 16 per CPU thread, 256 on a GPU.",
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto: CUDA if the actor owns a GPU.")
     precision: str = Field(

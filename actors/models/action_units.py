@@ -7,6 +7,7 @@ here in float64; a linear classifier behind it is affine too, so that all of tho
 Shapes: N faces.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ REGIONS = ("upper", "lower", "full")
 XGB_REGIONS = dict.fromkeys((1, 2, 7), "upper") | dict.fromkeys((11, 14, 17, 23, 24, 26), "lower")
 SVM_REGIONS = dict.fromkeys((1, 4, 6), "upper") | dict.fromkeys((11, 12, 17), "lower")
 _LANDMARKS = 136
+_SETTING = threading.Lock()
 
 
 class BoostedHog(nn.Module):
@@ -64,6 +66,7 @@ class BoostedHog(nn.Module):
         self.register_buffer("weight", torch.from_numpy(weight.astype(np.float32)), persistent=False)
         self.register_buffer("bias", torch.from_numpy(bias.astype(np.float32)), persistent=False)
         self.widths = list(widths)
+        self._threads = 0
 
     def forward(self, faces: HogFeatures) -> Tensor:
         """Probability of each action unit.
@@ -87,10 +90,18 @@ class BoostedHog(nn.Module):
             return inputs[0].new_empty(0, len(self.boosters))
         arrays = [x.contiguous().numpy() for x in inputs]
         answers = np.empty((len(arrays[0]), len(self.boosters)), np.float32)
+        self._use_threads(torch.get_num_threads())
         for output, (booster, rounds, region) in enumerate(self.boosters):
-            booster.set_param({"nthread": torch.get_num_threads()})
             answers[:, output] = booster.inplace_predict(arrays[region], iteration_range=(0, rounds))
         return torch.from_numpy(answers)
+
+    def _use_threads(self, threads: int) -> None:
+        """Threads of each prediction; set once, since a booster must not be changed while another thread asks it."""
+        with _SETTING:
+            if self._threads != threads:
+                for booster, _, _ in self.boosters:
+                    booster.set_param({"nthread": threads})
+                self._threads = threads
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         """Move to a device, but keep float32: thresholds decide on the last digits."""

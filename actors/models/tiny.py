@@ -9,6 +9,7 @@ Shapes: N faces, C H W channels, rows, columns, D width of the embedding.
 """
 
 import functools
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ SCORE_THRESHOLD = 0.4
 #: the detector sees frames in half their size: a quarter of the time, and faces of 40 px are still found
 REDUCE = 2
 EMBEDDING_WIDTH = 512
+_last = threading.local()  # the call that a thread's `TinyTraits.remember` keeps
 PART_WIDTH = 64  # channels of each of the 7x7 parts of a face that the embedding is made of
 
 
@@ -48,13 +50,14 @@ class TinyTraits(nn.Module):
         self.landmarks = nn.Linear(256, 136)
         self.pose = nn.Linear(256, 3)
         self.emotions = nn.Sequential(nn.Linear(256, 64), nn.ReLU(), nn.Linear(64, 7))
-        self._last: tuple[weakref.ref[Tensor], dict[str, Tensor]] | None = None
 
     def remember(self, crops_NCHW: Tensor) -> dict[str, Tensor]:
         """`forward`, which runs once if the same tensor is given again and again, as by the slots of one batch."""
-        if self._last is None or self._last[0]() is not crops_NCHW:
-            self._last = weakref.ref(crops_NCHW), self(crops_NCHW)
-        return self._last[1]
+        net, crops, said = getattr(_last, "call", (None, None, {}))
+        if net is None or crops is None or net() is not self or crops() is not crops_NCHW:
+            said = self(crops_NCHW)
+            _last.call = weakref.ref(self), weakref.ref(crops_NCHW), said
+        return said
 
     def forward(self, crops_NCHW: Tensor) -> dict[str, Tensor]:
         """What a crop shows.

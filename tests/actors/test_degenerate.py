@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from actors.annotator import FACE_WIDTH, Annotator
+from actors.annotator import Annotator
 from actors.bundles import resolve_bundle
+from actors.chunk_rows import FACE_WIDTH
 from pipeline import schema
 
 SMALL = str(Path(__file__).parents[1] / "bundles" / "small.yaml")

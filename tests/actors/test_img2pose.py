@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from actors.annotator import FACE_WIDTH, Annotator
+from actors.annotator import Annotator
 from actors.bundles import resolve_bundle
+from actors.chunk_rows import FACE_WIDTH
 from actors.colour import unpack_planes, yuv420_to_rgb
 from actors.errors import BundleError
 from actors.models.img2pose import Img2Pose, build_img2pose, build_pose_from_detector, read_config

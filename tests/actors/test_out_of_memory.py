@@ -5,8 +5,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from actors.annotator import FACE_WIDTH, Annotator
+from actors.annotator import Annotator
 from actors.bundles import resolve_bundle
+from actors.chunk_rows import FACE_WIDTH
 from pipeline import schema
 
 MODEL = '''
