@@ -252,7 +252,7 @@ def _sample(frames_BCHW: Tensor, frame_N: Tensor, x: Tensor, y: Tensor, size: in
             for channel in range(channels):
                 # the offset of the channel lies in the view, so that one index serves all channels
                 samples_NSS = torch.take(pixels[channel * height * width :], index_NSS)
-                crops_NCHW[block, channel] += samples_NSS * weight_NSS
+                crops_NCHW[block, channel].addcmul_(samples_NSS.to(torch.float32), weight_NSS)
     return crops_NCHW.div_(255)
 
 

@@ -22,10 +22,11 @@ class _Tracer(fx.Tracer):
 
 
 def fold_batch_norms(net: nn.Module) -> int:
-    """Fold every batch norm that directly follows a convolution or a linear layer, in place.
+    """Fold every batch norm that follows a convolution or a linear layer, directly or behind a ReLU, in place.
 
     Pairs are found by tracing `forward`, so a norm that comes before its convolution, or a convolution whose output is
-    used elsewhere too, stays as it is. A network that cannot be traced stays as it is too.
+    used elsewhere too, stays as it is. A network that cannot be traced stays as it is too. Behind a ReLU, a norm with
+    positive factors s and shifts b only moves the bend: s max(y, 0) + b = max(s y + b, b).
 
     Args:
         net: in eval mode, with its weights.
@@ -42,21 +43,58 @@ def fold_batch_norms(net: nn.Module) -> int:
     for node in graph.nodes:
         if node.op != "call_module" or not isinstance(net.get_submodule(str(node.target)), _NORMS):
             continue
-        before = node.args[0]
-        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
-            continue
-        layer, norm = net.get_submodule(str(before.target)), net.get_submodule(str(node.target))
+        norm = net.get_submodule(str(node.target))
+        before, layer = _before(net, node)
+        bend = layer if type(layer) is nn.ReLU else None
+        if bend is not None and before is not None:
+            before, layer = _before(net, before)
         fuse = _FUSED.get(type(layer))
-        if fuse is None or calls[id(layer)] > 1 or calls[id(norm)] > 1:
+        if layer is None or fuse is None or any(calls[id(module)] > 1 for module in (layer, bend, norm)):
             continue
         with torch.no_grad():
             fused = fuse(layer, norm)  # type: ignore[operator]
+            if bend is not None:
+                factor_K, shift_K = _affine(norm)
+                if not (factor_K > 0).all():
+                    continue
+                _replace(net, bend, Floor(shift_K[:, None, None] if isinstance(layer, nn.Conv2d) else shift_K))
         fused.requires_grad_(False)
         # under every name: some published networks register one layer twice
         _replace(net, layer, fused)
         _replace(net, norm, nn.Identity())
         folded += 1
     return folded
+
+
+class Floor(nn.Module):
+    """Raises whatever lies below the least value of its channel; in place, as its input is of no use to others."""
+
+    least: torch.Tensor
+
+    def __init__(self, least: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("least", least, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x, changed."""
+        return torch.maximum(x, self.least, out=x)
+
+
+def _affine(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factor and shift of each channel of a batch norm."""
+    assert isinstance(norm, _NORMS)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    factor_K = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return factor_K, norm.bias - norm.running_mean * factor_K
+
+
+def _before(net: nn.Module, node: fx.Node) -> tuple[fx.Node | None, nn.Module | None]:
+    """The layer whose output a node alone reads."""
+    before = node.args[0]
+    if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+        return None, None
+    return before, net.get_submodule(str(before.target))
 
 
 def _replace(net: nn.Module, old: nn.Module, new: nn.Module) -> None:

@@ -56,3 +56,33 @@ def test_what_cannot_be_folded_stays_as_it_is(build):
     before = net(x)
     assert fold_batch_norms(net) == 0
     assert torch.equal(net(x), before)
+
+
+class Bent(nn.Module):
+    """Norms behind a ReLU, of which the second turns a channel over."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(4),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm2d(4),
+        )
+        with torch.no_grad():
+            self.layers[2].bias.uniform_(-1, 1)
+            self.layers[5].weight[0] = -1
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@torch.inference_mode()
+def test_a_norm_behind_a_relu_is_folded_unless_it_turns_a_channel_over():
+    net = lively(Bent())
+    x = torch.randn(2, 3, 5, 5)
+    before = net(x)
+    assert fold_batch_norms(net) == 1
+    torch.testing.assert_close(net(x), before)

@@ -6,7 +6,7 @@ from torchvision.ops import box_iou
 
 from actors.crops import EXPAND_112, crop_boxes, crop_faces, five_points, landmarks_to_frame
 from actors.models.mobilefacenet import build_mobilefacenet
-from actors.models.retinaface import anchors
+from actors.models.retinaface import anchors, halve
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +101,10 @@ def test_a_frame_of_320_by_320_has_4200_anchors():
     assert anchors_A4.shape == (4200, 4)
     torch.testing.assert_close(anchors_A4[1] * 320, torch.tensor([4.0, 4.0, 32.0, 32.0]))
     torch.testing.assert_close(anchors_A4[-2] * 320, torch.tensor([304.0, 304.0, 256.0, 256.0]))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 6), (4, 7), (1, 1)])
+def test_halving_gives_the_mean_of_the_pixels_that_there_are(size):
+    frames = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+    expected = torch.nn.functional.avg_pool2d(frames.float(), 2, ceil_mode=True)
+    torch.testing.assert_close(halve(frames), expected)
