@@ -1,4 +1,4 @@
-"""Our actor beside the reference on the same video, in turn in one run; and the actor over frame sizes and faces."""
+"""Our actor beside the reference on the same video, in turn in one run."""
 
 import json
 import os
@@ -6,19 +6,16 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import av
 import numpy as np
 import typer
 
 from actors.bundles import Bundle
 from jobs import annotate as job
 from jobs.bench_check import BenchError, check, count_faces, decoded, make_actor, plan_of
-from jobs.bench_result import FramesOption, JsonOption, RoundsOption, Speed, VideoOption, measured, say
-from jobs.bench_speed import measure_actor
+from jobs.bench_result import JsonOption, RoundsOption, Speed, StandinsOption, VideoOption, measured, say
 from jobs.options import ConfigOption, SetOption, exit_on_error
 from pipeline import chunks
 from pipeline.config import Config
@@ -29,8 +26,6 @@ _CPU_CLOCK = (
     "import runpy, sys, time; time.perf_counter = time.process_time; "
     "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 )
-
-StandinsOption = Annotated[str, typer.Option(help="bundle.yaml of `python -m jobs.bench standins`.")]
 
 
 def peer(
@@ -117,57 +112,3 @@ def _run_peer(command: Sequence[str]) -> dict[str, Any]:
     if done.returncode:
         raise BenchError(f"the reference failed: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def scaling(
-    bundle: StandinsOption,
-    sizes: Annotated[str, typer.Option(help="Heights of 16:9 frames, with commas.")] = "360,720,1080,2160",
-    faces: Annotated[str, typer.Option(help="Faces per frame, with commas.")] = "0,1,5,20",
-    frames: FramesOption = 16,
-    rounds: RoundsOption = 1,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """The actor alone over frame sizes and faces per frame; each size with one face, the first with each number.
-
-    Example: python -m jobs.bench scaling --bundle standins/bundle.yaml --sizes 360,1080 --faces 1,5
-    """
-    with exit_on_error(), tempfile.TemporaryDirectory() as folder:
-        chosen = job.settings(config, assignments, None)
-        heights, counts = ([int(value) for value in text.split(",")] for text in (sizes, faces))
-        cases = [(heights[0], count) for count in counts] + [(height, 1) for height in heights[1:]]
-        models = job.resolve(bundle, chosen)
-        rows = []
-        for height, count in cases:
-            video = Path(folder) / f"{height}.mp4"
-            _write_video(video, height, frames)
-            speed = measure_actor(str(video), _with_faces(models, count), chosen, frames, rounds)
-            rows.append({"height": height, "faces_per_frame": count, **asdict(speed)})
-            if not as_json:
-                job.console.print(f"{height}p, {count} faces a frame: {speed.frames_per_s:.3f} frames/s")
-        if as_json:
-            print(json.dumps(rows))
-
-
-def _with_faces(bundle: Bundle, count: int) -> Bundle:
-    face = bundle.models[0]
-    if "faces" not in face.parameters:
-        raise BenchError(f"the face model of {bundle.name} has no parameter 'faces'; take a bundle of `standins`")
-    parameters = {**face.parameters, "faces": count}
-    return replace(bundle, models=(replace(face, parameters=parameters), *bundle.models[1:]))
-
-
-def _write_video(path: Path, height: int, frames: int) -> None:
-    """Noise that moves: what it shows is of no account."""
-    width = height * 16 // 9 // 2 * 2
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, 3), np.uint8)
-    picture = np.kron(coarse, np.ones((8, 8, 1), np.uint8))[:height, :width]
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for i in range(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(np.roll(picture, i, 1)), format="rgb24")
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))

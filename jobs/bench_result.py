@@ -19,6 +19,7 @@ from jobs.options import BundleOption, ConfigOption, SetOption, exit_on_error
 from pipeline.config import Config
 
 VideoOption = Annotated[str, typer.Option(help="Video, folder or manifest to measure on.")]
+StandinsOption = Annotated[str, typer.Option(help="bundle.yaml of `python -m jobs.bench standins`.")]
 FramesOption = Annotated[int, typer.Option(min=1, help="Frames to measure on; the video is repeated if it is shorter.")]
 RoundsOption = Annotated[int, typer.Option(min=1, help="Repetitions; the median counts.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable.")]

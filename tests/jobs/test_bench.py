@@ -30,6 +30,16 @@ class OneFace:
         return Detections(torch.arange(count), boxes_N4, torch.ones(count), None)
 
 
+class Faces(OneFace):
+    def __init__(self, weights, faces):
+        self.faces = faces
+
+    def detect(self, frames_BCHW):
+        one = super().detect(frames_BCHW)
+        many = one.frame_N.repeat_interleave(self.faces)
+        return Detections(many, one.boxes_N4[many], torch.ones(len(many)), None)
+
+
 class Emotions:
     def __init__(self, weights, by_batch):
         self.by_batch = by_batch
@@ -96,6 +106,17 @@ def test_an_upgrade_runs_its_model_alone_and_gives_the_same_numbers(data, bundle
 def test_an_upgrade_of_a_slot_that_is_not_there_is_refused(data, bundle):
     video = data / "videos" / "single_face.mp4"
     assert bench("upgrade", "--video", video, "--bundle", bundle(by_batch=False), "--slot", "gaze").exit_code == 2
+
+
+def test_the_actor_is_measured_over_frame_sizes_and_faces(bundle, tmp_path):
+    path = bundle(by_batch=False)
+    entry = '"bench_models:OneFace", input: frames'
+    text = (tmp_path / "bundle.yaml").read_text()
+    (tmp_path / "bundle.yaml").write_text(text.replace(entry, entry.replace("OneFace", "Faces") + ", parameters: {faces: 1}"))
+    done = bench("scaling", "--bundle", path, "--sizes", "36,72", "--faces", "0,1,3", "--frames", 2, "--json")
+    assert done.exit_code == 0, done.output
+    rows = [(row["height"], row["faces_per_frame"], row["faces"] // row["frames"]) for row in json.loads(done.stdout)]
+    assert rows == [(36, 0, 0), (36, 1, 1), (36, 3, 3), (72, 1, 1)]
 
 
 def test_decoding_needs_no_model(data, bundle):

@@ -51,3 +51,11 @@ def test_a_short_run_is_taken_apart(data):
     parts = details["plain_seconds"][0] + details["ray_seconds"][0] + details["stages"]["aggregate"]
     assert said["seconds"] == pytest.approx(parts, abs=0.02)
     assert 0 < details["ray_seconds"][0] < said["seconds"]
+
+
+@pytest.mark.slow
+def test_the_pipeline_is_measured_over_clips_and_actors(data):
+    video = data / "videos" / "grid_bbaf2n.mpg"
+    rows = bench("corpus", "--video", video, "--clips", "1,2", "--actors", "1,2")
+    assert [(row["clips"], row["actors"], row["frames"]) for row in rows] == [(1, 1, 75), (2, 1, 150), (2, 2, 150)]
+    assert all(row["faces"] == row["frames"] and row["frames_per_s"] > 0 for row in rows)
