@@ -5,7 +5,6 @@ from typing import Any
 import torch
 
 from actors.folding import fold_batch_norms
-from actors.winograd import use_winograd
 
 
 def place_network(net: Any, device: torch.device, dtype: torch.dtype, fold: bool, winograd: bool = False) -> Any:
@@ -31,5 +30,7 @@ def place_network(net: Any, device: torch.device, dtype: torch.dtype, fold: bool
         fold_batch_norms(net.eval())
     net = net.eval().to(device, dtype).to(memory_format=torch.channels_last)
     if winograd and device.type == "cpu" and dtype == torch.float32:
+        from actors.winograd import use_winograd  # with numba, of which a GPU has no use
+
         use_winograd(net)
     return net

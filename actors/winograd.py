@@ -1,14 +1,14 @@
 """3x3 convolutions by Winograd's minimal filtering (Lavin and Gray 2016), for CPUs in float32.
 
 F(4x4, 3x3): a tile of 4x4 outputs takes 36 products per pair of channels instead of 144; F(2x2, 3x3): one of 2x2 takes
-16 instead of 36. Input tiles, weights and output tiles are transformed by small constant matrices, and between them
-stand 36 (16) matrix products, which run near the peak. oneDNN has the algorithm for AVX-512 only; NNPACK, which torch
-brings along, refused to run on the machine that it was tried on.
+16 instead of 36. Input tiles, weights and output tiles are transformed (actors/tiles.py); the matrix products between
+them run near the peak. oneDNN has the algorithm for AVX-512 only; NNPACK, which torch brings along, refused to run on the
+machine that it was tried on.
 
 Sums come in another order and with other factors than in direct convolution: results differ by 1e-5 of the largest.
 The choice of algorithm hangs on the layer alone, never on the batch. Figures: docs/benchmarks/speed_epyc_20261124.md.
 
-Letters: N pictures, C K channels in and out, H W rows and columns, P products of a tile, S numbers of a tile.
+Letters: N pictures, C K channels in and out, H W rows and columns, T tiles, P products of a tile.
 """
 
 import threading
@@ -16,39 +16,27 @@ import threading
 import torch
 from torch import Tensor, nn
 
-_LEAST_CHANNELS = 64  # below, the transforms cost more than the products save
+from actors import tiles
+
+_LEAST_CHANNELS, _LEAST_PAIRS = 32, 32 * 64  # below, the transforms cost more than the products save
 #: channels in times out up to which tiles are large; weights then take 36 / 9 of the memory, else 16 / 9
 _LARGE_TILES = 512 * 512
 #: numbers of a step's tiles: what lies between the transforms must stay in the cache
 _LEAST_STEP, _MOST_STEP = 1 << 19, 1 << 21
 
-#: outputs of a tile along one side -> B^T, G and A^T of sections 4.1 and 4.3
-_MATRICES = {
-    2: (
-        [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
-        [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
-        [[1, 1, 1, 0], [0, 1, -1, -1]],
-    ),
-    4: (
-        [
-            [4, 0, -5, 0, 1, 0],
-            [0, -4, -4, 1, 1, 0],
-            [0, 4, -4, -1, 1, 0],
-            [0, -2, -1, 2, 1, 0],
-            [0, 2, -1, -2, 1, 0],
-            [0, 4, 0, -5, 0, 1],
-        ],
-        [
-            [1 / 4, 0, 0],
-            [-1 / 6, -1 / 6, -1 / 6],
-            [-1 / 6, 1 / 6, -1 / 6],
-            [1 / 24, 1 / 12, 1 / 6],
-            [1 / 24, -1 / 12, 1 / 6],
-            [0, 0, 1],
-        ],
-        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
-    ),
+#: outputs of a tile along one side -> G of sections 4.1 and 4.3; B^T and A^T are in actors/tiles.py
+_WEIGHTS = {
+    2: [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
+    4: [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ],
 }
+_TRANSFORMS = {2: (tiles.cut_2, tiles.join_2), 4: (tiles.cut_4, tiles.join_4)}
 
 
 def use_winograd(net: nn.Module) -> int:
@@ -68,7 +56,8 @@ def use_winograd(net: nn.Module) -> int:
 
 def _suits(layer: nn.Conv2d) -> bool:
     plain = (layer.kernel_size, layer.stride, layer.padding, layer.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
-    narrow = min(layer.in_channels, layer.out_channels) < _LEAST_CHANNELS
+    pairs = layer.in_channels * layer.out_channels
+    narrow = pairs < _LEAST_PAIRS or min(layer.in_channels, layer.out_channels) < _LEAST_CHANNELS
     # hooks may make the weights anew at every call
     hooked = layer._forward_pre_hooks or layer._forward_hooks
     return plain and layer.groups == 1 and layer.padding_mode == "zeros" and not narrow and not hooked
@@ -79,8 +68,6 @@ class WinogradConv(nn.Module):
 
     weights_PCK: Tensor
     bias_K: Tensor
-    input_PS: Tensor
-    output_SP: Tensor
 
     def __init__(self, layer: nn.Conv2d) -> None:
         """Transform the weights of a layer.
@@ -91,7 +78,7 @@ class WinogradConv(nn.Module):
         super().__init__()
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
         self.tile = 4 if self.in_channels * self.out_channels <= _LARGE_TILES else 2
-        across, weight, back = (torch.tensor(rows, dtype=torch.float64) for rows in _MATRICES[self.tile])
+        weight = torch.tensor(_WEIGHTS[self.tile], dtype=torch.float64)
         weights_PCK = torch.empty((self.tile + 2) ** 2, self.in_channels, self.out_channels)
         for low in range(0, self.in_channels, 64):  # in float64, to round once; in parts, to take little memory
             part_CK33 = layer.weight.detach()[:, low : low + 64].double().transpose(0, 1)
@@ -99,15 +86,13 @@ class WinogradConv(nn.Module):
             weights_PCK[:, low : low + 64] = product.view(len(product), -1, self.out_channels)
         self.has_bias = layer.bias is not None
         bias_K = torch.zeros(self.out_channels) if layer.bias is None else layer.bias.detach().clone()
-        tensors = {"weights_PCK": weights_PCK, "bias_K": bias_K}
-        tensors |= {"input_PS": torch.kron(across, across).float(), "output_SP": torch.kron(back, back).float()}
-        for name, tensor in tensors.items():
-            self.register_buffer(name, tensor, persistent=False)
+        self.register_buffer("weights_PCK", weights_PCK, persistent=False)
+        self.register_buffer("bias_K", bias_K, persistent=False)
 
     @property
     def weight(self) -> Tensor:
         """The layer's weights (K, C, 3, 3) but for rounding, for networks that look at them; computed at each call."""
-        matrix = torch.tensor(_MATRICES[self.tile][1], dtype=torch.float64)
+        matrix = torch.tensor(_WEIGHTS[self.tile], dtype=torch.float64)
         flat = torch.linalg.pinv(torch.kron(matrix, matrix)) @ self.weights_PCK.double().flatten(1)
         return flat.float().view(3, 3, self.in_channels, self.out_channels).permute(3, 2, 0, 1)
 
@@ -145,24 +130,14 @@ class WinogradConv(nn.Module):
 
     def _convolve(self, padded_NHWC: Tensor, y_NHWK: Tensor) -> None:
         """Some rows of tiles: reads `padded_NHWC` with its border, writes `y_NHWK`."""
-        tile, read, filters = self.tile, self.tile + 2, self.out_channels
-        count, height, width, channels = padded_NHWC.shape
-        rows, columns = (height - 2) // tile, (width - 2) // tile
-        tiles = count * rows * columns
-        picture, row, column, channel = padded_NHWC.stride()
-        overlapping = padded_NHWC.as_strided(
-            (read, read, count, rows, columns, channels), (row, column, picture, tile * row, tile * column, channel)
-        )
-        inputs = _workspace("tiles", (read * read, tiles * channels))
-        inputs.view(overlapping.shape).copy_(overlapping)
-        across = _workspace("across", (read * read, tiles * channels))
-        torch.mm(self.input_PS, inputs, out=across)
-        products = _workspace("products", (read * read, tiles, filters))
-        torch.bmm(across.view(read * read, tiles, channels), self.weights_PCK, out=products)
-        outputs = _workspace("tiles", (tile * tile, tiles * filters))  # the inputs are of no use any more
-        torch.mm(self.output_SP, products.view(read * read, -1), out=outputs)
-        outputs = outputs.view(tile, tile, count, rows, columns, filters).permute(2, 3, 0, 4, 1, 5)
-        torch.add(outputs, self.bias_K, out=y_NHWK.view(count, rows, tile, columns, tile, filters))
+        count, height, width, filters = y_NHWK.shape
+        products, num = (self.tile + 2) ** 2, count * (height // self.tile) * (width // self.tile)
+        cut, join = _TRANSFORMS[self.tile]
+        tiles_PTC = _workspace("tiles", (products, num, self.in_channels))
+        cut(padded_NHWC.numpy(), tiles_PTC.numpy())
+        products_PTK = _workspace("products", (products, num, filters))
+        torch.bmm(tiles_PTC, self.weights_PCK, out=products_PTK)
+        join(products_PTK.numpy(), self.bias_K.numpy(), y_NHWK.numpy())
 
 
 _spaces = threading.local()

@@ -22,6 +22,7 @@ def close(ours, theirs):
     ("pictures", "channels", "filters", "height", "width", "tile"),
     [
         (0, 64, 64, 8, 8, 4),
+        (2, 64, 32, 9, 8, 4),
         (2, 64, 96, 13, 17, 4),  # no multiples of a tile
         (1, 64, 64, 1, 2, 4),  # smaller than a tile
         (5, 128, 64, 7, 7, 4),
@@ -69,7 +70,7 @@ def test_it_works_in_and_out_of_inference_mode():
     ids=lambda options: next(iter(options)),
 )
 def test_other_layers_stay_as_they_are(options):
-    net = nn.Sequential(nn.Conv2d(64, 64, 3, **{"padding": 1, **options}), nn.Conv2d(64, 32, 3, padding=1))
+    net = nn.Sequential(nn.Conv2d(64, 64, 3, **{"padding": 1, **options}), nn.Conv2d(64, 16, 3, padding=1))
     assert use_winograd(net) == 0
     assert not any(isinstance(layer, WinogradConv) for layer in net)
 

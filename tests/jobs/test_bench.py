@@ -112,7 +112,9 @@ def test_the_actor_is_measured_over_frame_sizes_and_faces(bundle, tmp_path):
     path = bundle(by_batch=False)
     entry = '"bench_models:OneFace", input: frames'
     text = (tmp_path / "bundle.yaml").read_text()
-    (tmp_path / "bundle.yaml").write_text(text.replace(entry, entry.replace("OneFace", "Faces") + ", parameters: {faces: 1}"))
+    (tmp_path / "bundle.yaml").write_text(
+        text.replace(entry, entry.replace("OneFace", "Faces") + ", parameters: {faces: 1}")
+    )
     done = bench("scaling", "--bundle", path, "--sizes", "36,72", "--faces", "0,1,3", "--frames", 2, "--json")
     assert done.exit_code == 0, done.output
     rows = [(row["height"], row["faces_per_frame"], row["faces"] // row["frames"]) for row in json.loads(done.stdout)]
