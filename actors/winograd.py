@@ -2,8 +2,8 @@
 
 F(4x4, 3x3): a tile of 4x4 outputs takes 36 products per pair of channels instead of 144; F(2x2, 3x3): one of 2x2 takes
 16 instead of 36. Input tiles, weights and output tiles are transformed (actors/tiles.py); the matrix products between
-them run near the peak. oneDNN has the algorithm for AVX-512 only; NNPACK, which torch brings along, refused to run on the
-machine that it was tried on.
+them run near the peak. oneDNN has the algorithm for AVX-512 only; NNPACK, which torch brings along, refused to run on
+the machine that it was tried on.
 
 Sums come in another order and with other factors than in direct convolution: results differ by 1e-5 of the largest.
 The choice of algorithm hangs on the layer alone, never on the batch. Figures: docs/benchmarks/speed_epyc_20261124.md.

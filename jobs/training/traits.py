@@ -52,8 +52,9 @@ def draw_batch(faces: Faces, rows: np.ndarray, random: np.random.Generator, stre
     boxes_N4 = faces.boxes_N4[rows]
     size_N2 = (boxes_N4[:, 2:] - boxes_N4[:, :2]) * EXPAND
     centre_N2 = (boxes_N4[:, 2:] + boxes_N4[:, :2]) / 2
-    size_N2 = size_N2 * torch.exp(torch.stack([draw(0.07), draw(0.07)], 1) + draw(0.05)[:, None])
-    centre_N2 = centre_N2 + size_N2 * torch.stack([draw(0.04), draw(0.04)], 1)
+    # as far off as the detector's boxes are on small faces
+    size_N2 = size_N2 * torch.exp(torch.stack([draw(0.1), draw(0.1)], 1) + draw(0.08)[:, None])
+    centre_N2 = centre_N2 + size_N2 * torch.stack([draw(0.07), draw(0.07)], 1)
     angle_N = draw(0.25)
     mirror_N = torch.from_numpy(np.where(random.random(num) < 0.5 * min(strength, 1), -1.0, 1.0).astype(np.float32))
     # from target pixels to pixels of the cut-out: stretch, mirror, turn
