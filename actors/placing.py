@@ -6,6 +6,8 @@ import torch
 
 from actors.folding import fold_batch_norms
 
+_LARGE = 5_000_000  # weights; the bundle tiny's networks gained nothing by Winograd
+
 
 def place_network(net: Any, device: torch.device, dtype: torch.dtype, fold: bool, winograd: bool = False) -> Any:
     """Move a network to a device, in eval mode; convolutions ran 2 to 5 times faster channels last, on two CPU cores.
@@ -19,7 +21,7 @@ def place_network(net: Any, device: torch.device, dtype: torch.dtype, fold: bool
         device: where to.
         dtype: of its weights.
         fold: fold batch norms into the convolutions before them.
-        winograd: on the CPU, of a float32 network, compute 3x3 convolutions by actors/winograd.py.
+        winograd: on the CPU, of a large float32 network, compute 3x3 convolutions by actors/winograd.py.
     """
     if not isinstance(net, torch.nn.Module):
         return net
@@ -29,8 +31,9 @@ def place_network(net: Any, device: torch.device, dtype: torch.dtype, fold: bool
     if fold:
         fold_batch_norms(net.eval())
     net = net.eval().to(device, dtype).to(memory_format=torch.channels_last)
-    if winograd and device.type == "cpu" and dtype == torch.float32:
-        from actors.winograd import use_winograd  # with numba, of which a GPU has no use
+    large = sum(weights.numel() for weights in net.parameters()) >= _LARGE
+    if winograd and large and device.type == "cpu" and dtype == torch.float32:
+        from actors.winograd import use_winograd  # loads compiled code, in a second
 
         use_winograd(net)
     return net

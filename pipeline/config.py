@@ -142,8 +142,8 @@ class ActorsConfig(Section):
     )
     winograd: bool = Field(
         default=True,
-        description="Winograd's algorithm for 3x3 convolutions of float32 networks on a CPU: faster, the same but for "
-        "rounding, and two to four times the memory of their weights (bundle pyfeat: 1.4 GB more per actor).",
+        description="Winograd's algorithm for 3x3 convolutions of large float32 networks on a CPU: faster, the same "
+        "but for rounding, and two to four times the memory of their weights (bundle pyfeat: 1.4 GB more per actor).",
     )
     wait_for_min_actors_s: int = Field(
         default=600,
