@@ -1,5 +1,6 @@
 """Threads of an actor on the CPU: each takes frames of its own, and no result hangs on how many there are."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def test_results_do_not_depend_on_the_number_of_lanes(clip):
 def test_a_users_model_gets_one_call_at_a_time_unless_it_is_said_to_be_thread_safe(tmp_path: Path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "own_model.py").write_text(FACTORY)
-    for said, lanes in (("}", 1), (", thread_safe: true}", 2)):
+    for said, lanes in (("}", 1), (", thread_safe: true}", min(2, os.cpu_count() or 1))):
         (tmp_path / "bundle.yaml").write_text(ENTRY + said + "\n")
         analyzer = FaceAnalyzer(str(tmp_path / "bundle.yaml"), device="cpu", threads=2)
         assert analyzer._annotate.lanes.count == lanes
