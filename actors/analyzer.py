@@ -1,7 +1,8 @@
 """Faces of a video or picture as a table, in one process and without Ray: what the flow gives, for a few files.
 
-Frames are decoded by pipeline.decode and rows are made by pipeline.chunks, which import neither Ray nor torch: the one
-place where `actors` imports `pipeline`, so that a table from here and one from the flow cannot come to differ.
+Frames are decoded by pipeline.decode.decoder and rows are made by pipeline.stages.write, which import neither Ray nor
+torch: the one place where `actors` imports `pipeline`, so that a table from here and one from the flow cannot come to
+differ.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +12,13 @@ from typing import Any
 import pyarrow as pa
 
 from actors.annotator import Annotator
-from actors.bundles import resolve_bundle
-from pipeline import files, schema
-from pipeline.chunks import slot_rows
-from pipeline.config import DecodeConfig
-from pipeline.decode import chunks_to_table, decode_clip
+from actors.weights.bundles import resolve_bundle
+from pipeline import schema
+from pipeline.config.models import DecodeConfig
+from pipeline.decode.decoder import chunks_to_table, decode_clip
 from pipeline.errors import ClipError
+from pipeline.stages.write import slot_rows
+from pipeline.storage import fs
 
 #: one row per face: where it is, then the columns of all slots; null where the bundle has no model for a slot
 FACES = pa.schema(
@@ -98,7 +100,7 @@ class FaceAnalyzer:
         """
         config = DecodeConfig(every=every)
         for path in [paths] if isinstance(paths, (str, Path)) else paths:
-            uri = files.normalise_uri(str(path))
+            uri = fs.normalise_uri(str(path))
             clip = dict.fromkeys(schema.CLIP.names) | {"clip_id": "", "shard": "", "uri": uri}
             for chunk in decode_clip(clip, config, self._options):
                 if chunk["error"] is not None:

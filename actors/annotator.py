@@ -14,13 +14,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from actors import crops
-from actors.batch import Clipping, FaceBatch, Faces, Piece, face_batches, make_pieces, match_poses
-from actors.bundles import Model, build_model
-from actors.chunk_rows import Part, Stored, alike, collect, lists, no_faces, to_clippings, to_lists
-from actors.lanes import Lanes
-from actors.placing import place_network
-from actors.timing import Stopwatch
+from actors.ops import crops
+from actors.runtime.batch import Clipping, FaceBatch, Faces, Piece, face_batches, make_pieces, match_poses
+from actors.runtime.chunk_rows import Part, Stored, alike, collect, lists, no_faces, to_clippings, to_lists
+from actors.runtime.placement import place_network
+from actors.runtime.threads import Lanes
+from actors.runtime.timing import Stopwatch
+from actors.weights.bundles import Model, build_model
 
 #: pixels of all frames that go through a detector at once: a few hundred bytes of activations each; on a CPU per thread
 BATCH_PIXELS = {"cpu": 1 << 20, "cuda": 64 << 20}

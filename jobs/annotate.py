@@ -5,8 +5,8 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from actors.bundles import Bundle, resolve_bundle
-from jobs import cluster
+from actors.weights.bundles import Bundle, resolve_bundle
+from jobs import ray_cluster
 from jobs.options import (
     BundleOption,
     ConfigOption,
@@ -19,14 +19,14 @@ from jobs.options import (
 )
 from jobs.progress import RunProgress
 from jobs.signals import EXIT_STOPPED, on_sigterm
-from pipeline import annotate as flow
-from pipeline.annotate import Annotation, Report
-from pipeline.config import Config, load_config
+from pipeline import flow
+from pipeline.config.models import Config, load_config
+from pipeline.corpus.discover import Corpus, read_corpus
 from pipeline.errors import UNEXPECTED
-from pipeline.records import recorded_revisions
-from pipeline.sources import Corpus, read_corpus
-from pipeline.store import open_output
-from pipeline.versions import clips_version
+from pipeline.flow import Annotation, Report
+from pipeline.planning.versions import clips_version
+from pipeline.runs.history import recorded_revisions
+from pipeline.tables.parquet import open_output
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -85,7 +85,7 @@ def run(corpus: str, out: str, bundle: str, config: Config, follow_models: bool 
     say_what_is_wanted(sources, models)
 
     def start_ray() -> None:
-        cluster.start_ray(config)
+        ray_cluster.start_ray(config)
         listen()
 
     with on_sigterm(config.faults.stop_grace_s) as (stop, listen), RunProgress(console) as progress:
@@ -93,7 +93,7 @@ def run(corpus: str, out: str, bundle: str, config: Config, follow_models: bool 
             sources,
             out,
             wanted_of(models),
-            make_stages=lambda: cluster.make_stages(models, config),
+            make_stages=lambda: ray_cluster.make_stages(models, config),
             start_ray=start_ray,
             config=config,
             progress=progress,

@@ -7,19 +7,19 @@ from typing import Annotated
 
 import typer
 
-from jobs import demo as demo_job
-from jobs import identities as identities_job
-from jobs import models as models_job
-from jobs import quarantine, versions
 from jobs.annotate import annotate, console, settings
-from jobs.export import export
-from jobs.forget import forget
+from jobs.commands import demo as demo_job
+from jobs.commands import identities as identities_job
+from jobs.commands import models as models_job
+from jobs.commands import quarantine, versions
+from jobs.commands.export import export
+from jobs.commands.forget import forget
+from jobs.commands.plan import plan
+from jobs.commands.render import render
+from jobs.commands.report import report
 from jobs.options import BundleOption, ConfigOption, OutArgument, SetOption, exit_on_error
-from jobs.plan import plan
-from jobs.render import render
-from jobs.report import report
-from pipeline.config_text import describe, to_markdown
-from pipeline.status import read_status
+from pipeline.config.render import describe, to_markdown
+from pipeline.tables.status import read_status
 
 atexit.register(gc.freeze)  # else the interpreter searches what it frees anyway for rubbish: half a second after a run
 

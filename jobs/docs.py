@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from actors.catalog import BUNDLES, MODELS, SLOTS, HubFile, ModelCard
+from actors.weights.catalog import BUNDLES, MODELS, SLOTS, HubFile, ModelCard
 from pipeline import schema
-from pipeline.config_text import to_markdown
+from pipeline.config.render import to_markdown
 
 #: table -> what a row of it is
 ROWS = {
@@ -58,11 +58,11 @@ def models() -> str:
     lines = [
         "# Models and licences",
         "",
-        "Made from `actors/catalog.py` by `python -m jobs.docs`; a test keeps it up to date. Licences are those of",
-        "the weights as their publishers state them. **Research only** ones forbid commercial use; a run that takes",
-        "one says so, and its record in `runs/` keeps licence, revision and digest of every file. A bundle fills the",
-        "slots of a run; what it leaves out is said at its start. How to put a model of your own into a slot is in the",
-        "README.",
+        "Made from `actors/weights/catalog.py` by `python -m jobs.docs`; a test keeps it up to date. Licences are",
+        "those of the weights as their publishers state them. **Research only** ones forbid commercial use; a run",
+        "that takes one says so, and its record in `runs/` keeps licence, revision and digest of every file. A bundle",
+        "fills the slots of a run; what it leaves out is said at its start. How to put a model of your own into a slot",
+        "is in the README.",
         "",
         "| slot | model | default of | reads | files | licence |",
         "|---|---|---|---|---|---|",

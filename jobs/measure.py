@@ -9,19 +9,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from actors.bundles import Bundle
-from jobs.bench_check import count_faces, make_actor
-from jobs.bench_speed import Clock
-from jobs.cluster import cpus_of_own
+from actors.weights.bundles import Bundle
+from jobs.bench.check import count_faces, make_actor
+from jobs.bench.speed import Clock
+from jobs.ray_cluster import cpus_of_own
 from jobs.trial import try_flow
 from pipeline import schema
-from pipeline.chunks import slot_rows
-from pipeline.config import Config
-from pipeline.decode import chunks_to_table, decode_clip
+from pipeline.config.models import Config
+from pipeline.decode.decoder import chunks_to_table, decode_clip
 from pipeline.errors import OutputError
-from pipeline.forecast import Cluster, Measured, after_trial
-from pipeline.guard import ChildDiedError, ChildRaisedError
-from pipeline.store import encode_parquet
+from pipeline.isolation.subprocess import ChildDiedError, ChildRaisedError
+from pipeline.planning.forecast import Cluster, Measured, after_trial
+from pipeline.stages.write import slot_rows
+from pipeline.tables.parquet import encode_parquet
 
 
 def measure(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, budget_s: float) -> Measured | None:

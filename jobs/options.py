@@ -11,8 +11,8 @@ import typer
 from actors.errors import ModelError
 from jobs.signals import EXIT_STOPPED
 from pipeline.errors import FaceatlasError
-from pipeline.files import is_storage_error
-from pipeline.stopping import StoppedError
+from pipeline.isolation.shutdown import StoppedError
+from pipeline.storage.fs import is_storage_error
 
 CorpusArgument = Annotated[
     str,

@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipeline.tally import Tally
+from pipeline.runs.accounting import Tally
 
 _LINE_EVERY_S = 10.0
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pipeline.stopping import Stop, StoppedError
+from pipeline.isolation.shutdown import Stop, StoppedError
 
 EXIT_STOPPED = 128 + signal.SIGTERM
 

@@ -14,16 +14,16 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from actors.bundles import Bundle
-from jobs import cluster
+from actors.weights.bundles import Bundle
+from jobs import ray_cluster
 from jobs.annotate import wanted_of
 from pipeline import schema
-from pipeline.annotate import build_annotated, plan_run
-from pipeline.chunks import Job
-from pipeline.config import Config
-from pipeline.forecast import Amount, Step
-from pipeline.guard import Child, Limits
-from pipeline.sources import Corpus
+from pipeline.config.models import Config
+from pipeline.corpus.discover import Corpus
+from pipeline.flow import build_annotated, plan_run
+from pipeline.isolation.subprocess import Child, Limits
+from pipeline.planning.forecast import Amount, Step
+from pipeline.stages.write import Job
 
 _COLUMNS = ["frames", "width", "height", "ready", "face_index"]
 _LIMITS = Limits(item_s=600.0, memory_mb=1 << 40)
@@ -64,14 +64,14 @@ def _run(request: tuple[list[dict[str, Any]], Bundle, Config, str, float]) -> It
     wanted = wanted_of(bundle)
     plan = plan_run(Corpus(pa.Table.from_pylist(clips, schema=schema.CLIP), []), out, wanted, config)
     begun, ends = time.time(), float("inf")  # the clock of the column `ready`
-    cluster.start_ray(config)
+    ray_cluster.start_ray(config)
     import ray
 
-    from pipeline.keeper import start_keeper  # it imports Ray
+    from pipeline.isolation.keeper import start_keeper  # it imports Ray
 
     try:
         job, marks = Job(out, config, wanted.versions), start_keeper(out, config.storage.options)
-        flow = build_annotated(plan.work, job, marks, cluster.make_stages(bundle, config))
+        flow = build_annotated(plan.work, job, marks, ray_cluster.make_stages(bundle, config))
         for table in cast("Iterable[pa.Table]", flow.iter_batches(batch_size=None, batch_format="pyarrow")):
             for chunk in table.select(_COLUMNS).to_pylist():
                 if not (frames := chunk["frames"]):

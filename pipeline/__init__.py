@@ -1,5 +1,5 @@
 """The way of the data: sources, decoding, the flow on Ray Data, tables, tracks and identities. Never imports torch."""
 
-from pipeline.store import read_table
+from pipeline.tables.parquet import read_table
 
 __all__ = ["read_table"]

@@ -49,7 +49,7 @@ class ClipState:
         return result
 
     def add(self, slot: str, entry: Mapping) -> None:
-        """Take in a committed chunk of one slot: a row of store.LEDGER, with its `path` if that is known."""
+        """Take in a committed chunk of one slot: a row of parquet.LEDGER, with its `path` if that is known."""
         if entry["count"]:
             self.held.setdefault(slot, []).append((entry["first"], entry["count"]))
             self.paths.setdefault(slot, set()).update([entry["path"]] if "path" in entry else [])

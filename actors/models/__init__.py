@@ -14,7 +14,7 @@ where x is what the model's card names as its input:
 
     crops112, crops224, wide224, aligned112   crops_NCHW float32 RGB [0, 1]
     landmarks                                 landmarks_NK2 float32 px of the frame
-    hog112                                    actors.hog.HogFeatures: features (N, 5408), aligned landmarks (N, 136)
+    hog112                                    actors.ops.hog.HogFeatures: features (N, 5408), aligned landmarks (N, 136)
     detector                                  poses_N6 that the face model gave, in the signs of the tables
 
 On a CPU several threads may call a model at once; a user's model only if its entry in the bundle says `thread_safe`.

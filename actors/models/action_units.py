@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from actors.errors import WeightsError
-from actors.hog import HOG_WIDTH, HogFeatures
-from actors.skops_files import BoostedClassifier, HogClassifiers, LinearClassifier, read_classifiers
-from actors.trees import TreeEnsemble, Trees, read_trees
+from actors.models.trees import TreeEnsemble, Trees, read_trees
+from actors.ops.hog import HOG_WIDTH, HogFeatures
+from actors.weights.skops_files import BoostedClassifier, HogClassifiers, LinearClassifier, read_classifiers
 
 AUS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15, 17, 20, 23, 24, 25, 26, 28, 43)
 #: names in the file, in the order of schema.EMOTIONS

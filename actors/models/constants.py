@@ -21,7 +21,7 @@ def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
 class ImageNetNorm(nn.Module):
     """Takes the means of ImageNet's channels out of crops, and divides by their deviations.
 
-    A module, as `actors.folding` traces networks, and needs not look into one that has no parts.
+    A module, as `actors.runtime.bn_folding` traces networks, and needs not look into one that has no parts.
     """
 
     def forward(self, crops_NCHW: Tensor) -> Tensor:

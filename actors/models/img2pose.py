@@ -24,11 +24,11 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from actors.errors import MissingWeightsError, WeightsError
-from actors.geometry import boxes_around, euler_angles, project, rotation_matrix, to_frame
 from actors.models import Detections
 from actors.models.region_proposals import POOLED_SIDE, SIZE_DIVISIBLE, Proposals, pool_regions
-from actors.suppression import by_frame_then_score, suppress
-from actors.weights import load_strict, read_state_dict
+from actors.ops.geometry import boxes_around, euler_angles, project, rotation_matrix, to_frame
+from actors.ops.nms import by_frame_then_score, suppress
+from actors.weights.state_dict import load_strict, read_state_dict
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CANDIDATE_SCORE, _LEAST_CANDIDATE_SIDE = 0.05, 1e-2
@@ -72,7 +72,7 @@ class Candidates:
         frame_M: int64.
         boxes_M4: float32 px of the frame.
         scores_M: float32.
-        poses_M6: float32 rotation vector and translation in the resized frame's camera (see actors.geometry).
+        poses_M6: float32 rotation vector and translation in the resized frame's camera (see actors.ops.geometry).
     """
 
     frame_M: Tensor

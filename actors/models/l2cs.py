@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from actors.models.constants import ImageNetNorm
-from actors.weights import load_strict, read_state_dict
+from actors.weights.state_dict import load_strict, read_state_dict
 
 _SIDE = 224
 _BINS, _BIN_WIDTH, _FIRST_BIN = 90, 4, -180  # degrees

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from actors.weights import load_strict, read_state_dict
+from actors.weights.state_dict import load_strict, read_state_dict
 
 _LANDMARKS = 68
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
 from actors.models.constants import ImageNetNorm
-from actors.weights import load_strict, read_state_dict
+from actors.weights.state_dict import load_strict, read_state_dict
 
 _LANDMARKS = 68
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from actors.errors import MissingWeightsError, WeightsError
 from actors.models.constants import constant
-from actors.weights import load_strict, read_state_dict
+from actors.weights.state_dict import load_strict, read_state_dict
 
 _LEFT_EYE_CORNER, _RIGHT_EYE_CORNER = 36, 45  # the outer ones, left and right in the picture
 _LEAST_EYE_DISTANCE_PX = 1e-6

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from actors.weights import load_strict, read_state_dict
+from actors.weights.state_dict import load_strict, read_state_dict
 
 _EMOTIONS = 7
 _DEEPEST = 1024  # channels at the bottom of every mask

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from actors.models import Detections
-from actors.suppression import by_frame_then_score, suppress
-from actors.weights import load_strict, read_state_dict
+from actors.ops.nms import by_frame_then_score, suppress
+from actors.weights.state_dict import load_strict, read_state_dict
 
 _STRIDES = (8, 16, 32)
 _ANCHOR_SIDES = ((16, 32), (64, 128), (256, 512))  # px, per stride

@@ -1,4 +1,4 @@
-"""The networks of the bundle `tiny`, trained by this project (jobs/train_tiny.py, docs/tiny.md).
+"""The networks of the bundle `tiny`, trained by this project (jobs/training/__main__.py, docs/tiny.md).
 
 Faces come from RetinaFace with MobileNetV1-0.25 (`actors/models/retinaface.py`). One network, `TinyTraits`, gives
 landmarks, pose and emotions of a crop; `TinyIdentity` gives the embedding of an aligned crop. Both are built of
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from actors.models.retinaface import RetinaFace, build_retinaface_mnet025
 from actors.models.tiny_gaze import TinyGaze
-from actors.weights import load_strict, read_state_dict
+from actors.weights.state_dict import load_strict, read_state_dict
 
 #: chosen on pictures that were kept out: 98 % of what is found is a face, and none in frames without one
 SCORE_THRESHOLD = 0.4

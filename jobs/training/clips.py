@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 
 from actors import FaceAnalyzer
 from pipeline import schema
-from pipeline.identities import cluster_tracks
-from pipeline.people_config import IdentitiesConfig, TracksConfig
-from pipeline.tracks import link_faces
+from pipeline.config.people_config import IdentitiesConfig, TracksConfig
+from pipeline.identity.assign import cluster_tracks
+from pipeline.tracking.link import link_faces
 
 #: the kept-out videos that show somebody, and whom
 PERSON_OF_VIDEO = {

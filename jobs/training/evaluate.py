@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from actors.crops import align_faces, crop_boxes, crop_faces, five_points, landmarks_to_frame
 from actors.models.retinaface import RetinaFace
+from actors.ops.crops import align_faces, crop_boxes, crop_faces, five_points, landmarks_to_frame
 from jobs.training.faces import Faces
 from jobs.training.material import Scene, read_pairs
 from jobs.training.teachers import Teachers

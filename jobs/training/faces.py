@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.crops import align_faces, crop_faces
+from actors.ops.crops import align_faces, crop_faces
 from jobs.training import teachers as teach
 from jobs.training.material import Scene
 from jobs.training.teachers import Teachers

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from actors.crops import align_faces
 from actors.models.tiny import PART_WIDTH, TinyIdentity
+from actors.ops.crops import align_faces
 from jobs.training.augment import ahead, disturb
 from jobs.training.faces import Faces
 from jobs.training.schedule import annealed

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from actors.crops import crop_boxes, crop_faces, landmarks_to_frame, similarity
 from actors.models.mobilefacenet import MobileFaceNet, build_mobilefacenet
 from actors.models.retinaface import RetinaFace, build_retinaface_mnet025
 from actors.models.tiny_gaze import cut_eyes, head_angles, turn
+from actors.ops.crops import crop_boxes, crop_faces, landmarks_to_frame, similarity
 
 #: columns of the emotion teacher (angry, disgust, fearful, happy, neutral, sad, surprised) in the order of the schema
 _EMOTIONS = [0, 1, 2, 3, 5, 6, 4]

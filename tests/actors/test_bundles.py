@@ -2,9 +2,9 @@
 
 import pytest
 
-from actors.bundles import build_model, resolve_bundle
-from actors.catalog import BUNDLES, MODELS, SLOTS
 from actors.errors import BundleError, MissingWeightsError
+from actors.weights.bundles import build_model, resolve_bundle
+from actors.weights.catalog import BUNDLES, MODELS, SLOTS
 
 
 @pytest.fixture

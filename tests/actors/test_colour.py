@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.colour import unpack_planes, yuv420_to_rgb
+from actors.ops.colour import unpack_planes, yuv420_to_rgb
 
 MATRICES = ("bt601", "bt709", "bt2020")
 sides = st.integers(1, 17)

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.crops import align_faces, crop_boxes, crop_faces, five_points, landmarks_to_frame, sharpness
+from actors.ops.crops import align_faces, crop_boxes, crop_faces, five_points, landmarks_to_frame, sharpness
 
 NAN = float("nan")
 quick = settings(max_examples=40, deadline=None)

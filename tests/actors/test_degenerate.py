@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from actors.annotator import Annotator
-from actors.bundles import resolve_bundle
-from actors.chunk_rows import FACE_WIDTH
+from actors.runtime.chunk_rows import FACE_WIDTH
+from actors.weights.bundles import resolve_bundle
 from pipeline import schema
 
 SMALL = str(Path(__file__).parents[1] / "bundles" / "small.yaml")

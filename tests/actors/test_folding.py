@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from actors.folding import fold_batch_norms
 from actors.models.arcface import IResNet50
 from actors.models.mobilefacenet import MobileFaceNet
+from actors.runtime.bn_folding import fold_batch_norms
 
 
 def lively(net):

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from actors.geometry import boxes_around, euler_angles, project, rotation_matrix, rotation_vector, to_frame
+from actors.ops.geometry import boxes_around, euler_angles, project, rotation_matrix, rotation_vector, to_frame
 
 quick = settings(max_examples=50, deadline=None)
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from actors.hog import hog_features
 from actors.models.action_units import build_emotion_svm, build_svm, build_xgb
+from actors.ops.hog import hog_features
 
 BUILDERS = {"xgb_au": build_xgb, "svm_au": build_svm, "svm_emo": build_emotion_svm}
 

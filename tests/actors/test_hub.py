@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from actors import hub
-from actors.bundles import build_model, resolve_bundle
-from actors.digests import noted_digest
 from actors.errors import DigestError, MissingWeightsError
+from actors.weights import cache as weight_cache
+from actors.weights.bundles import build_model, resolve_bundle
+from actors.weights.digests import noted_digest
 
 REPO = "someone/weights"
 DATA = bytes(range(256)) * 40_000  # 10 MB: large enough that its digest is noted
@@ -27,8 +27,8 @@ def served(hub_server):
 
 EIGHT = """
 import sys, time
-from actors.digests import noted_digest
-from actors.hub import fetch_hub
+from actors.weights.digests import noted_digest
+from actors.weights.cache import fetch_hub
 time.sleep(max(0.0, float(sys.argv[1]) - time.time()))
 path, name, commit = fetch_hub("someone/weights", ("model.safetensors",), None, sys.argv[2])
 print(noted_digest(path, sys.argv[2]), commit)
@@ -49,26 +49,26 @@ def test_eight_processes_that_start_at_once_download_once(served, tmp_path):
 
 
 def test_older_file_names_serve_where_the_new_one_is_missing(served):
-    path, name, commit = hub.fetch_hub(REPO, ("renamed.safetensors", "model.safetensors"), None)
+    path, name, commit = weight_cache.fetch_hub(REPO, ("renamed.safetensors", "model.safetensors"), None)
     assert (path.read_bytes(), name, commit) == (DATA, "model.safetensors", served.commit)
 
 
 def test_a_file_that_is_under_no_name_is_named(served):
     with pytest.raises(MissingWeightsError, match=r"no file a\.bin or b\.bin"):
-        hub.fetch_hub(REPO, ("a.bin", "b.bin"), None)
+        weight_cache.fetch_hub(REPO, ("a.bin", "b.bin"), None)
 
 
 def test_a_busy_hub_is_asked_again(served, monkeypatch):
-    monkeypatch.setattr(hub, "RETRY_WAITS_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(weight_cache, "RETRY_WAITS_S", (0.01, 0.01, 0.01))
     served.failures = [503, 503]
-    assert hub.fetch_hub(REPO, ("model.safetensors",), None)[0].read_bytes() == DATA
+    assert weight_cache.fetch_hub(REPO, ("model.safetensors",), None)[0].read_bytes() == DATA
     assert len(served.downloads()) == 3
 
 
 def test_what_is_here_at_its_commit_needs_no_hub(served):
-    _, _, commit = hub.fetch_hub(REPO, ("model.safetensors",), None)
+    _, _, commit = weight_cache.fetch_hub(REPO, ("model.safetensors",), None)
     asked = len(served.requests)
-    assert hub.fetch_hub(REPO, ("model.safetensors",), commit)[0].read_bytes() == DATA
+    assert weight_cache.fetch_hub(REPO, ("model.safetensors",), commit)[0].read_bytes() == DATA
     assert len(served.requests) == asked
 
 
@@ -93,27 +93,27 @@ def test_a_run_can_be_held_to_the_commit_of_the_run_before(hub_server, tmp_path)
 def test_a_remote_file_is_copied_once_and_anew_when_it_changes(memory, tmp_path):
     cache = str(tmp_path)
     memory.pipe_file("/w/a.bin", b"one")
-    first = hub.fetch_uri("memory://w/a.bin", cache)
+    first = weight_cache.fetch_uri("memory://w/a.bin", cache)
     stamp = first.stat().st_mtime_ns
-    assert (hub.fetch_uri("memory://w/a.bin", cache), first.stat().st_mtime_ns) == (first, stamp)
+    assert (weight_cache.fetch_uri("memory://w/a.bin", cache), first.stat().st_mtime_ns) == (first, stamp)
     memory.pipe_file("/w/a.bin", b"other")
-    assert hub.fetch_uri("memory://w/a.bin", cache).read_bytes() == b"other"
+    assert weight_cache.fetch_uri("memory://w/a.bin", cache).read_bytes() == b"other"
 
 
 def test_a_copy_with_the_expected_digest_needs_no_storage(memory, tmp_path):
     memory.pipe_file("/w/a.bin", b"one")
     expected = hashlib.sha256(b"one").hexdigest()
-    hub.fetch_uri("memory://w/a.bin", str(tmp_path), expected=expected)
+    weight_cache.fetch_uri("memory://w/a.bin", str(tmp_path), expected=expected)
     memory.rm_file("/w/a.bin")
-    assert hub.fetch_uri("memory://w/a.bin", str(tmp_path), expected=expected).read_bytes() == b"one"
+    assert weight_cache.fetch_uri("memory://w/a.bin", str(tmp_path), expected=expected).read_bytes() == b"one"
     with pytest.raises(FileNotFoundError, match=r"memory://w/a\.bin"):
-        hub.fetch_uri("memory://w/a.bin", str(tmp_path))
+        weight_cache.fetch_uri("memory://w/a.bin", str(tmp_path))
 
 
 def test_a_copy_with_other_bytes_than_expected_is_refused(memory, tmp_path):
     memory.pipe_file("/w/a.bin", b"one")
     with pytest.raises(DigestError, match=r"memory://w/a\.bin holds other bytes"):
-        hub.fetch_uri("memory://w/a.bin", str(tmp_path), expected="0" * 64)
+        weight_cache.fetch_uri("memory://w/a.bin", str(tmp_path), expected="0" * 64)
 
 
 @pytest.mark.parametrize(("error", "calls"), [(ConnectionResetError, 4), (PermissionError, 1)])
@@ -125,7 +125,7 @@ def test_only_errors_that_may_pass_are_tried_again(error, calls):
         raise error
 
     with pytest.raises(error):
-        hub.retrying(call, (0.0, 0.0, 0.0))
+        weight_cache.retrying(call, (0.0, 0.0, 0.0))
     assert len(made) == calls
 
 

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from actors.annotator import Annotator
-from actors.bundles import resolve_bundle
-from actors.chunk_rows import FACE_WIDTH
-from actors.colour import unpack_planes, yuv420_to_rgb
 from actors.errors import BundleError
 from actors.models.img2pose import Img2Pose, build_img2pose, build_pose_from_detector, read_config
+from actors.ops.colour import unpack_planes, yuv420_to_rgb
+from actors.runtime.chunk_rows import FACE_WIDTH
+from actors.weights.bundles import resolve_bundle
 from pipeline.schema import FLOW
 
 BUNDLE = """

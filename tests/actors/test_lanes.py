@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from actors import FaceAnalyzer
-from actors.batch import Clipping, make_pieces
-from actors.lanes import Lanes
+from actors.runtime.batch import Clipping, make_pieces
+from actors.runtime.threads import Lanes
 
 FACTORY = "def build(weights):\n    return lambda crops_NCHW: crops_NCHW.flatten(1)[:, :512]\n"
 ENTRY = "extends: tiny\nmodels:\n  embeddings: {factory: 'own_model:build', input: crops112, same_person_cosine: 0.3"

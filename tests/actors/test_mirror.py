@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from actors import hub
-from actors.bundles import resolve_bundle
-from actors.catalog import BUNDLES, MODELS
 from actors.errors import DigestError, MissingWeightsError, WeightsError
-from actors.mirror import MANIFEST, open_mirror
-from actors.published import local_copy, published, pull
-from actors.verify import verify_cache, verify_mirror
+from actors.weights import cache as weight_cache
+from actors.weights.bundles import resolve_bundle
+from actors.weights.catalog import BUNDLES, MODELS
+from actors.weights.mirror import MANIFEST, open_mirror
+from actors.weights.published import local_copy, published, pull
+from actors.weights.verify import verify_cache, verify_mirror
 
 ARCFACE = "py-feat/arcface_r50/arcface_r50.safetensors"
 
@@ -161,13 +161,13 @@ def guarded(pyfeat, tmp_path):
 
 
 def test_storage_options_reach_the_mirror_and_a_busy_server_is_asked_again(guarded, pyfeat, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "RETRY_WAITS_S", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(weight_cache, "RETRY_WAITS_S", (0.01, 0.01, 0.01))
     options = {"client_kwargs": {"headers": {"Authorization": "Bearer secret"}}}
     bundle = resolve_bundle("pyfeat", mirror=guarded, cache=str(tmp_path / "driver"), storage_options=options)
     assert bundle.slot("embeddings").files["weights"].revision == pyfeat.commit
     ref = bundle.slot("embeddings").files["weights"]
-    assert hub.fetch(ref, str(tmp_path / "actor"), options).read_bytes() == ARCFACE.encode()
+    assert weight_cache.fetch(ref, str(tmp_path / "actor"), options).read_bytes() == ARCFACE.encode()
     with pytest.raises(WeightsError, match="401"):
         resolve_bundle("pyfeat", mirror=guarded, cache=str(tmp_path / "other"))
     with pytest.raises(MissingWeightsError, match="401"):
-        hub.fetch(ref, str(tmp_path / "other"))
+        weight_cache.fetch(ref, str(tmp_path / "other"))

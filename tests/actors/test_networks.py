@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from actors.folding import fold_batch_norms
 from actors.models.arcface import IResNet50
 from actors.models.facenet import InceptionResnetV1
 from actors.models.l2cs import L2CS
@@ -15,6 +14,7 @@ from actors.models.mobilenet import MobileNetGDConv
 from actors.models.pfld import PFLD
 from actors.models.pose_mlp import PoseMLP
 from actors.models.resmasknet import ResMaskNet
+from actors.runtime.bn_folding import fold_batch_norms
 
 # network, side of its crops, width of its output
 NETWORKS = [

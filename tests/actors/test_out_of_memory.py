@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from actors.annotator import Annotator
-from actors.bundles import resolve_bundle
-from actors.chunk_rows import FACE_WIDTH
+from actors.runtime.chunk_rows import FACE_WIDTH
+from actors.weights.bundles import resolve_bundle
 from pipeline import schema
 
 MODEL = '''

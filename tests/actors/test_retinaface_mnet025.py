@@ -4,9 +4,9 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from actors.crops import EXPAND_112, crop_boxes, crop_faces, five_points, landmarks_to_frame
 from actors.models.mobilefacenet import build_mobilefacenet
 from actors.models.retinaface import anchors, halve
+from actors.ops.crops import EXPAND_112, crop_boxes, crop_faces, five_points, landmarks_to_frame
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from actors.errors import MissingWeightsError, WeightsError
-from actors.skops_files import read_classifiers
-from actors.trees import TreeEnsemble, read_trees
+from actors.models.trees import TreeEnsemble, read_trees
+from actors.weights.skops_files import read_classifiers
 
 
 def node(module, name, loader="ObjectNode", **more):

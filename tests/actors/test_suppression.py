@@ -5,8 +5,8 @@ import sys
 
 CODE = """
 import sys, torch
-from actors.bundles import build_model, resolve_bundle
-from actors.suppression import suppress
+from actors.weights.bundles import build_model, resolve_bundle
+from actors.ops.nms import suppress
 
 nets = {model.slot: build_model(model) for model in resolve_bundle("tiny").models}
 nets["face"].detect(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import actors
-from actors.bundles import build_model, resolve_bundle
-from actors.crops import align_faces, crop_faces
 from actors.models.tiny import gaze_angles
 from actors.models.tiny_gaze import cut_eyes
-from jobs.demo import portraits
+from actors.ops.crops import align_faces, crop_faces
+from actors.weights.bundles import build_model, resolve_bundle
+from jobs.commands.demo import portraits
 
 SLOTS = ("face", "landmarks", "pose", "emotions", "embeddings", "gaze")
 TRAITS = ("landmarks", "pose", "emotions", "gaze")

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from actors.errors import MissingWeightsError, StateDictError, WeightsError
-from actors.weights import digest, load_strict, read_state_dict
+from actors.weights.state_dict import digest, load_strict, read_state_dict
 
 
 class Bomb:
@@ -82,5 +82,5 @@ def test_errors_survive_pickling():
 def test_a_digest_needs_no_torch(tmp_path):
     (tmp_path / "w.pt").write_bytes(b"abc")
     assert digest(tmp_path / "w.pt") == hashlib.sha256(b"abc").hexdigest()
-    code = "import sys, actors.weights; sys.exit('torch' in sys.modules)"
+    code = "import sys, actors.weights.state_dict; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

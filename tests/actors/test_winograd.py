@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from actors.folding import fold_batch_norms
 from actors.models.arcface import IResNet50
 from actors.models.retinaface import new_retinaface_r34
-from actors.placing import place_network
-from actors.winograd import WinogradConv, use_winograd
+from actors.runtime.bn_folding import fold_batch_norms
+from actors.runtime.placement import place_network
+from actors.runtime.winograd import WinogradConv, use_winograd
 
 CPU = torch.device("cpu")
 

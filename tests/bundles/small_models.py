@@ -4,11 +4,11 @@ import numpy as np
 import torch
 import xgboost
 
-from actors.hog import HOG_WIDTH
 from actors.models import Detections
 from actors.models.action_units import BoostedHog, LinearHog
 from actors.models.pose_mlp import PoseMLP
-from actors.trees import read_trees
+from actors.models.trees import read_trees
+from actors.ops.hog import HOG_WIDTH
 
 _LANDMARKS = 136
 

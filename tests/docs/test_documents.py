@@ -17,12 +17,13 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import pipeline
-from actors.bundles import read_bundle
-from actors.catalog import BUNDLES
+from actors.weights.bundles import read_bundle
+from actors.weights.catalog import BUNDLES
 from jobs.cli import app
 from jobs.docs import PAGES
-from pipeline import schema, store
-from pipeline.config import load_config
+from pipeline import schema
+from pipeline.config.models import load_config
+from pipeline.tables import parquet
 
 INFRA = PROJECT / "infra"
 
@@ -110,14 +111,14 @@ def place(tmp_path, monkeypatch):
     """The working folder: CORPUS, its OUT with two versions of `emotions`, and clip.mp4."""
     squares.write_output(tmp_path, ("CORPUS", "OUT"))
     shutil.copy(tmp_path / "CORPUS" / "red.mp4", tmp_path / "clip.mp4")
-    output, table = store.open_output(str(tmp_path / "OUT")), "emotions"
-    old = store.read_current(output)[table]
-    rows = store.read_version(output, table, old)
+    output, table = parquet.open_output(str(tmp_path / "OUT")), "emotions"
+    old = parquet.read_current(output)[table]
+    rows = parquet.read_version(output, table, old)
     (shard,) = set(rows["shard"].to_pylist())
     rows = rows.select(schema.slot_schema("emotions").names).cast(schema.slot_schema("emotions"))
-    ledger = store.read_ledger(output, table, old, shard).select(store.LEDGER.names).cast(store.LEDGER)
-    store.write_chunks(output, table, "emotions-2", shard, rows, ledger)
-    store.switch_current(output, {table: "emotions-2"})
+    ledger = parquet.read_ledger(output, table, old, shard).select(parquet.LEDGER.names).cast(parquet.LEDGER)
+    parquet.write_chunks(output, table, "emotions-2", shard, rows, ledger)
+    parquet.switch_current(output, {table: "emotions-2"})
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

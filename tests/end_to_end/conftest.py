@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from jobs import annotate as job
-from pipeline.config import load_config
+from pipeline.config.models import load_config
 
 BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
 
@@ -21,7 +21,7 @@ def local_ray():
     import ray
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    os.environ["OMP_WAIT_POLICY"] = "passive"  # as jobs/cluster.py does for a cluster of its own
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # as jobs/ray_cluster.py does for a cluster of its own
     ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

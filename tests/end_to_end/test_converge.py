@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 import pipeline
-from pipeline import lease, store
-from pipeline.config import LeaseConfig
+from pipeline.config.models import LeaseConfig
+from pipeline.storage import lease
+from pipeline.tables import parquet as tables
 
 FACTORY = '''
 """An emotion model that costs nothing: mean colours of the crop, scaled."""
@@ -78,7 +79,7 @@ def parquet(out, *, without=()):
 
 
 def test_an_upgrade_of_one_model_leaves_all_other_tables_as_they_are(annotate, bundle, few, annotated):
-    before, old = parquet(annotated), store.read_current(store.open_output(annotated))["emotions"]
+    before, old = parquet(annotated), tables.read_current(tables.open_output(annotated))["emotions"]
     report = annotate(few, annotated, bundle(2.0), *SETTINGS)
     assert (report.in_order, report.frames) == (True, 0), "frames of the face slot: none is detected again"
     after = parquet(annotated, without=("clips", "quarantine"))
@@ -87,11 +88,11 @@ def test_an_upgrade_of_one_model_leaves_all_other_tables_as_they_are(annotate, b
     assert all(after[path] == data for path, data in before.items() if path in after)
     assert not [path for path in set(before) - set(after) if path.parts[-4] not in ("clips", "quarantine")]
 
-    new = store.read_current(store.open_output(annotated))["emotions"]
+    new = tables.read_current(tables.open_output(annotated))["emotions"]
     assert new != old
-    output = store.open_output(annotated)
+    output = tables.open_output(annotated)
     keys = ["clip_id", "frame", "face"]
-    one = store.read_version(output, "emotions", old).sort_by([(key, "ascending") for key in keys])
+    one = tables.read_version(output, "emotions", old).sort_by([(key, "ascending") for key in keys])
     two = pipeline.read_table(annotated, "emotions").sort_by([(key, "ascending") for key in keys])
     assert one.select(keys).equals(two.select(keys))
     assert one.num_rows > 0
@@ -100,12 +101,12 @@ def test_an_upgrade_of_one_model_leaves_all_other_tables_as_they_are(annotate, b
 
 
 def test_the_chunks_of_an_upgrade_span_frames_without_faces_too(annotated, annotate, bundle, few):
-    output = store.open_output(annotated)
-    current = store.read_current(output)
+    output = tables.open_output(annotated)
+    current = tables.read_current(output)
     clips = pipeline.read_table(annotated, "clips").to_pylist()
     shard = clips[0]["shard"]
     for table in ("faces", "emotions"):
-        ledger = store.read_ledger(output, table, current[table], shard)
+        ledger = tables.read_ledger(output, table, current[table], shard)
         for clip in clips:
             mine = ledger.filter(pc.equal(ledger["clip_id"], clip["clip_id"]))
             assert pc.sum(mine["count"]).as_py() == clip["sampled"], (table, clip["key"])
@@ -125,7 +126,7 @@ def test_a_second_run_loads_neither_ray_nor_torch(command, annotated, bundle, fe
 
 
 def test_a_second_run_at_the_same_time_is_refused_with_exit_code_2(command, annotated, bundle, few):
-    with lease.hold(store.open_output(annotated), "run of the test", LeaseConfig()):
+    with lease.hold(tables.open_output(annotated), "run of the test", LeaseConfig()):
         code, text, _ = command("annotate", few, annotated, *options(bundle(2.0)))
     assert code == 2, text
     assert f"in use by run of the test on {os.uname().nodename} (process {os.getpid()}) since" in text
@@ -152,9 +153,9 @@ def test_a_reader_beside_a_run_sees_only_whole_chunks(annotate, bundle, few, tmp
     finally:
         done.set()
         reader.join()
-    output = store.open_output(str(out))
+    output = tables.open_output(str(out))
     clips = pipeline.read_table(str(out), "clips").to_pylist()
-    ledger = store.read_ledger(output, "faces", store.read_current(output)["faces"], clips[0]["shard"]).to_pylist()
+    ledger = tables.read_ledger(output, "faces", tables.read_current(output)["faces"], clips[0]["shard"]).to_pylist()
     chunk_of = {
         (e["clip_id"], (e["first"] + i) * 4): (e["clip_id"], e["first"]) for e in ledger for i in range(e["count"])
     }
@@ -173,11 +174,11 @@ def test_a_reader_beside_a_run_sees_only_whole_chunks(annotate, bundle, few, tmp
 def test_a_version_that_a_part_of_the_clips_has_comes_into_force_only_on_demand(
     annotate, bundle, few, annotated, capsys
 ):
-    before = store.read_current(store.open_output(annotated))
+    before = tables.read_current(tables.open_output(annotated))
     report = annotate(few / "no_face.mp4", annotated, bundle(3.0), *SETTINGS)
     assert (report.in_order, report.held_back) == (True, 2)
-    assert store.read_current(store.open_output(annotated)) == before
+    assert tables.read_current(tables.open_output(annotated)) == before
     assert "NOT IN FORCE YET: 2 clips" in capsys.readouterr().out
     report = annotate(few / "no_face.mp4", annotated, bundle(3.0), *SETTINGS, "store.switch_early=true")
     assert (report.in_order, report.held_back) == (True, 0)
-    assert store.read_current(store.open_output(annotated))["emotions"] != before["emotions"]
+    assert tables.read_current(tables.open_output(annotated))["emotions"] != before["emotions"]

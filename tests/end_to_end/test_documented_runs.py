@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 import pipeline
-from actors.catalog import BUNDLES, MODELS
+from actors.weights.catalog import BUNDLES, MODELS
 from jobs.cli import app
-from pipeline.config import load_config
-from pipeline.sources import read_corpus
+from pipeline.config.models import load_config
+from pipeline.corpus.discover import read_corpus
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path += [str(TESTS / name) for name in ("docs", "chaos", "look", "storage")]

@@ -14,8 +14,8 @@ import pipeline
 from actors import FaceAnalyzer
 from jobs.cli import app
 from pipeline.errors import ClipError
-from pipeline.fex import FEX
-from pipeline.reference_clustering import cluster_identities
+from pipeline.export.fex import FEX
+from pipeline.export.pyfeat_identities import cluster_identities
 
 NAMES = ["single_face.mp4", "no_face.mp4", "face_noface.mov"]
 

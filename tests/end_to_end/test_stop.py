@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import pipeline
-from pipeline import store
+from pipeline.tables import parquet
 
 PROJECT = Path(__file__).resolve().parents[2]
 CHAOS = PROJECT / "tests" / "chaos"
@@ -59,10 +59,12 @@ def test_what_is_finished_is_committed_and_the_next_run_does_the_rest(annotate, 
     assert "stopped by a signal" in text.lower()
     assert "does the rest" in text
 
-    output = store.open_output(str(out))
-    version = store.read_current(output)["faces"]
-    (shard,) = {path.split("shard=")[1].split("/")[0] for path in store.list_files(output, f"faces/version={version}")}
-    committed = pc.sum(store.read_ledger(output, "faces", version, shard)["count"]).as_py()
+    output = parquet.open_output(str(out))
+    version = parquet.read_current(output)["faces"]
+    (shard,) = {
+        path.split("shard=")[1].split("/")[0] for path in parquet.list_files(output, f"faces/version={version}")
+    }
+    committed = pc.sum(parquet.read_ledger(output, "faces", version, shard)["count"]).as_py()
     assert 0 < committed < 40 * CLIPS
 
     report = annotate(clips, out, str(bundle), *SETTINGS)

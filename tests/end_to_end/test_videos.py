@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import pipeline
-from pipeline.status import read_status
+from pipeline.tables.status import read_status
 
 FACELESS = {"no_face.mp4"}
 PARTLY = {"face_noface.mov", "noface_face.mov"}

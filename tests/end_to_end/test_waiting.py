@@ -4,12 +4,12 @@ import time
 
 import pytest
 
-from pipeline.attempts import Mark
+from pipeline.isolation.registry import Mark
 
 
 @pytest.fixture
 def marks(local_ray, tmp_path):
-    from pipeline.keeper import start_keeper
+    from pipeline.isolation.keeper import start_keeper
 
     return start_keeper(str(tmp_path / "out"), {})
 
@@ -29,7 +29,7 @@ def too_large(local_ray):
 
 
 def said_in(seconds, marks, during=lambda: None):
-    from pipeline.waiting import telling_of_waits
+    from pipeline.isolation.stall import telling_of_waits
 
     said, ends = [], time.monotonic() + seconds
     with telling_of_waits(marks, said.append, patience_s=1.0, every_s=0.2):

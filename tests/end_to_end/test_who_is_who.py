@@ -17,13 +17,14 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from pipeline import aggregate, store
-from pipeline.config import load_config
-from pipeline.decisions import Decision, add_decision, read_decisions
-from pipeline.neighbour_tasks import search_by_tasks
-from pipeline.neighbours import exact_neighbours, to_grid
+from pipeline.config.models import load_config
+from pipeline.identity import snapshot as snapshots
+from pipeline.identity.knn import exact_neighbours, to_grid
+from pipeline.identity.knn_tasks import search_by_tasks
+from pipeline.identity.overrides import Decision, add_decision, read_decisions
+from pipeline.planning.versions import aggregate_version
 from pipeline.schema import CLIPS, slot_schema
-from pipeline.versions import aggregate_version
+from pipeline.tables import parquet
 
 PEOPLE = np.linalg.qr(np.random.default_rng(3).standard_normal((512, 8)))[0].T.astype(np.float32)
 SLOTS = {"face": "f1", "clips": "c1"}
@@ -32,7 +33,7 @@ COSINE = 0.3
 
 def write_corpus(out, people, first=0, embeddings="e1", shard=None):
     """One clip per item, ten frames with a face for each of its letters; another `embeddings` sees other vectors."""
-    output = store.open_output(str(out))
+    output = parquet.open_output(str(out))
     random = np.random.default_rng(first)
     basis = PEOPLE if embeddings == "e1" else PEOPLE[::-1, ::-1]
     clips = {}
@@ -52,12 +53,14 @@ def write_corpus(out, people, first=0, embeddings="e1", shard=None):
             ("embeddings", embeddings, pa.Table.from_pylist(vectors, schema=slot_schema("embeddings"))),
         ):
             chunk = {"clip_id": clip_id, "first": 0, "count": 10, "faces": len(keys), "last": True, "fingerprint": "x"}
-            store.write_chunks(output, name, version, place, rows, pa.Table.from_pylist([chunk], schema=store.LEDGER))
+            parquet.write_chunks(
+                output, name, version, place, rows, pa.Table.from_pylist([chunk], schema=parquet.LEDGER)
+            )
         row = {field.name: None for field in CLIPS} | {"clip_id": clip_id, "status": "done", "fingerprint": "x"}
         row |= {"uri": "memory://x", "shard": place, "key": clip_id, "frames": 10, "sampled": 10, "faces": len(keys)}
         clips.setdefault(place, []).append(row)
     for place, rows in clips.items():
-        store.write_shard(output, "clips", "c1", place, pa.Table.from_pylist(rows, schema=CLIPS))
+        parquet.write_shard(output, "clips", "c1", place, pa.Table.from_pylist(rows, schema=CLIPS))
     return output
 
 
@@ -66,10 +69,12 @@ def snapshot(output, *assignments, embeddings="e1"):
     config = load_config(None, list(assignments), {})
     slots = SLOTS | {"embeddings": embeddings}
     version = aggregate_version(output, slots, config, COSINE)
-    versions = slots | dict.fromkeys(aggregate.TABLES, version)
-    aggregate.aggregate(output.root, versions, config, COSINE, lambda: None)
-    store.switch_current(output, {"faces": "f1", "embeddings": embeddings, **dict.fromkeys(aggregate.TABLES, version)})
-    tracks = store.read_table(output.root, "tracks").to_pylist()
+    versions = slots | dict.fromkeys(snapshots.TABLES, version)
+    snapshots.aggregate(output.root, versions, config, COSINE, lambda: None)
+    parquet.switch_current(
+        output, {"faces": "f1", "embeddings": embeddings, **dict.fromkeys(snapshots.TABLES, version)}
+    )
+    tracks = parquet.read_table(output.root, "tracks").to_pylist()
     tracks.sort(key=lambda row: (row["clip_id"], row["track_id"]))
     return {row["clip_id"]: row["identity_id"] for row in tracks}
 
@@ -93,16 +98,16 @@ def test_ids_last_and_a_user_is_obeyed(local_ray, tmp_path):
     added = snapshot(output, "identities.afresh_up_to=0", "identities.afresh_growth=9")
     assert added == second
 
-    tracks = store.read_table(output.root, "tracks", ["track_id", "clip_id"]).to_pylist()
+    tracks = parquet.read_table(output.root, "tracks", ["track_id", "clip_id"]).to_pylist()
     track_of = {row["clip_id"]: row["track_id"] for row in tracks}
     clips = sorted(second)
     add_decision(output, Decision(kind="merge", tracks=(track_of[clips[0]], track_of[clips[2]])))
     add_decision(output, Decision(kind="name", tracks=(track_of[clips[0]],), name="the host"))
     third = snapshot(output)
     assert len({third[clip] for clip in clips[:6]}) == 1
-    rows = store.read_table(output.root, "identities", ["identity_id", "name"]).to_pylist()
+    rows = parquet.read_table(output.root, "identities", ["identity_id", "name"]).to_pylist()
     assert {row["name"] for row in rows if row["identity_id"] == third[clips[0]]} == {"the host"}
-    (event,) = store.read_table(output.root, "lineage").to_pylist()
+    (event,) = parquet.read_table(output.root, "lineage").to_pylist()
     assert (event["event"], event["cause"], event["to_id"]) == ("merge", "decision", third[clips[0]])
 
     add_decision(output, Decision(kind="split", tracks=(track_of[clips[1]],), others=(track_of[clips[0]],)))
@@ -115,7 +120,7 @@ def test_shards_tasks_and_the_order_of_writing_have_no_effect(local_ray, tmp_pat
     parts = write_corpus(tmp_path / "parts", people, shard="all")
     first, second = snapshot(whole), snapshot(parts, "identities.local_up_to=0")
     assert {clip: first[clip] for clip in sorted(first)} == {clip: second[clip] for clip in sorted(second)}
-    tables = [store.read_table(output.root, "identities") for output in (whole, parts)]
+    tables = [parquet.read_table(output.root, "identities") for output in (whole, parts)]
     assert tables[0].equals(tables[1])
     assert len(tables[0]) == 4
 
@@ -127,7 +132,7 @@ def test_another_embedding_model_keeps_the_ids_of_the_tracks_that_stay_together(
     second = list(snapshot(output, embeddings="e2").values())
     assert [now == before for now, before in zip(second, first, strict=True)] == [True] * 4 + [False, True]
     assert second[4] not in first
-    (event,) = store.read_table(output.root, "lineage").to_pylist()
+    (event,) = parquet.read_table(output.root, "lineage").to_pylist()
     assert {name: event[name] for name in ("event", "from_id", "to_id", "tracks", "cause")} == {
         "event": "split",
         "from_id": first[2],
@@ -148,9 +153,11 @@ def test_a_user_s_word_through_the_command_line(local_ray, tmp_path):
     (gone,) = {ids[0], ids[2]} - set(merged)
     assert faceatlas("name", output.root, gone, "the host")[0] == 0  # the old id still leads there
     snapshot(output)
-    assert store.read_table(output.root, "identities")["name"].to_pylist() == ["the host"]
+    assert parquet.read_table(output.root, "identities")["name"].to_pylist() == ["the host"]
 
-    tracks = store.read_table(output.root, "tracks", ["track_id", "clip_id"]).sort_by("clip_id")["track_id"].to_pylist()
+    tracks = (
+        parquet.read_table(output.root, "tracks", ["track_id", "clip_id"]).sort_by("clip_id")["track_id"].to_pylist()
+    )
     assert faceatlas("split", output.root, merged[0], *tracks[2:])[0] == 0
     parted = list(snapshot(output).values())
     assert parted[0] == parted[1] != parted[2] == parted[3]
@@ -171,7 +178,7 @@ def test_a_word_that_makes_no_sense_is_refused(local_ray, tmp_path, command, mes
     output = write_corpus(tmp_path / "out", "a")
     (tmp_path / "truth.csv").write_text("clip,person\n")
     known = {"OUT": output.root, "A": next(iter(snapshot(output).values())), "TRUTH": tmp_path / "truth.csv"}
-    known["ALL"] = store.read_table(output.root, "tracks")["track_id"][0].as_py()
+    known["ALL"] = parquet.read_table(output.root, "tracks")["track_id"][0].as_py()
     code, said = faceatlas(*(known.get(word, word) for word in command))
     assert code == 2
     assert message in said
@@ -204,7 +211,7 @@ def test_a_corpus_calibrates_its_model(local_ray, tmp_path):
 def test_tracks_are_not_linked_again_unless_the_faces_of_their_shard_change(local_ray, tmp_path):
     output = write_corpus(tmp_path / "out", "aab" * 6)
     first = snapshot(output)
-    vectors = [Path(output.path(path)) for path in store.list_files(output, "embeddings")]
+    vectors = [Path(output.path(path)) for path in parquet.list_files(output, "embeddings")]
     for path in vectors:
         path.write_bytes(bytes(path.stat().st_size))  # nobody can read them any more
     write_corpus(tmp_path / "out", "b", first=18)
@@ -212,7 +219,7 @@ def test_tracks_are_not_linked_again_unless_the_faces_of_their_shard_change(loca
     assert [second[clip] for clip in first] == list(first.values())
     assert second[f"{18:016x}"] == first[f"{2:016x}"]
     tables = [
-        store.read_version(output, "tracks", v).sort_by("track_id") for v in store.table_versions(output, "tracks")
+        parquet.read_version(output, "tracks", v).sort_by("track_id") for v in parquet.table_versions(output, "tracks")
     ]
     kept, grown = sorted(tables, key=len)
     assert grown.filter(pc.is_in(grown["clip_id"], pa.array(list(first)))).equals(kept)
@@ -230,7 +237,7 @@ def many():
 
 @pytest.mark.parametrize("block_rows", [999, 2500])
 def test_partitions_on_ray_have_no_effect(local_ray, many, block_rows, monkeypatch):
-    monkeypatch.setattr("pipeline.neighbour_tasks.BLOCK_ROWS", block_rows)
+    monkeypatch.setattr("pipeline.identity.knn_tasks.BLOCK_ROWS", block_rows)
     fresh = np.ones(len(many), bool)
     found = search_by_tasks(many, fresh, 16, 0.2, exact_up_to=10**9, local_up_to=0)
     np.testing.assert_array_equal(found.row, exact_neighbours(many, 16, 0.2).row)
@@ -238,7 +245,7 @@ def test_partitions_on_ray_have_no_effect(local_ray, many, block_rows, monkeypat
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_number_of_workers_has_no_effect(local_ray, many, workers, monkeypatch):
-    monkeypatch.setattr("pipeline.neighbour_tasks.BLOCK_ROWS", 1500)
+    monkeypatch.setattr("pipeline.identity.knn_tasks.BLOCK_ROWS", 1500)
     taken = placement_group([{"CPU": ray.cluster_resources()["CPU"] - workers}])
     ray.get(taken.ready())
     try:
@@ -249,7 +256,7 @@ def test_the_number_of_workers_has_no_effect(local_ray, many, workers, monkeypat
 
 
 def test_a_worker_that_dies_changes_nothing(local_ray, many, monkeypatch):
-    monkeypatch.setattr("pipeline.neighbour_tasks.BLOCK_ROWS", 400)
+    monkeypatch.setattr("pipeline.identity.knn_tasks.BLOCK_ROWS", 400)
     killed = []
 
     def kill():

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import load_config
+from pipeline.config.models import load_config
 
 PROJECT = Path(__file__).resolve().parents[2]
 INFRA = PROJECT / "infra"

@@ -7,12 +7,12 @@ import torch
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from actors.catalog import BUNDLES
 from actors.models.action_units import AUS
-from actors.skops_files import read_classifiers
-from actors.trees import read_trees
-from jobs import standins
-from jobs.bench import app
+from actors.models.trees import read_trees
+from actors.weights.catalog import BUNDLES
+from actors.weights.skops_files import read_classifiers
+from jobs.bench import standins
+from jobs.bench.__main__ import app
 
 MODELS = """
 import torch

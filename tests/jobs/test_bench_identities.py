@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from jobs.bench import app
-from jobs.bench_real import list_mistakes
+from jobs.bench.__main__ import app
+from jobs.bench.real import list_mistakes
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "shared.yaml"
 PRINTED = {"bcubed_f", "pairwise_f", "violations", "seconds", "neighbour_seconds", "peak_mb"}

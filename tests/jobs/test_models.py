@@ -6,12 +6,12 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from actors.catalog import BUNDLES, MODELS
+from actors.weights.catalog import BUNDLES, MODELS
 from jobs import annotate
 from jobs.cli import app
-from pipeline.config import load_config
+from pipeline.config.models import load_config
+from pipeline.corpus.discover import Corpus
 from pipeline.schema import CLIP
-from pipeline.sources import Corpus
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from jobs.precision import MEASURES, Float32Products, measure
+from jobs.bench.precision import MEASURES, Float32Products, measure
 
 
 @torch.no_grad()

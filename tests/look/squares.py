@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pipeline import schema, store
-from pipeline.config import DecodeConfig
-from pipeline.files import clip_id, normalise_uri
-from pipeline.people_config import TracksConfig
-from pipeline.tracks import link_shard
-from pipeline.versions import clips_version
+from pipeline import schema
+from pipeline.config.models import DecodeConfig
+from pipeline.config.people_config import TracksConfig
+from pipeline.planning.versions import clips_version
+from pipeline.storage.fs import clip_id, normalise_uri
+from pipeline.tables import parquet
+from pipeline.tracking.link import link_shard
 
 FRAMES, WIDTH, HEIGHT, SIDE = 24, 160, 120, 40
 RED, GREEN = (220, 30, 30), (30, 180, 40)
@@ -73,7 +74,7 @@ def write_output(folder, names=("videos", "out")):
     """Videos and tables in two folders of `folder`; returns the path of the tables."""
     videos, out = (folder / name for name in names)
     videos.mkdir()
-    output = store.open_output(str(out))
+    output = parquet.open_output(str(out))
     clips, faces = [], {slot: [] for slot in schema.SLOTS}
     ledger = []
     video = {"frames": FRAMES, "sampled": FRAMES, "fps": 24.0, "width": WIDTH, "height": HEIGHT, "codec": "h264"}
@@ -94,16 +95,18 @@ def write_output(folder, names=("videos", "out")):
         ledger.append({**chunk, "video": video})
         for slot, rows in _face_rows(key, identity).items():
             faces[slot] += rows
-    chunks = pa.Table.from_pylist(ledger, schema=store.LEDGER)
+    chunks = pa.Table.from_pylist(ledger, schema=parquet.LEDGER)
     tables = {slot: pa.Table.from_pylist(faces[slot], schema=schema.slot_schema(slot)) for slot in schema.SLOTS}
     for slot, table in tables.items():
-        store.write_chunks(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], "s0", table, chunks)
-    store.write_shard(output, "clips", CLIPS_VERSION, "s0", pa.Table.from_pylist(clips, schema=schema.CLIPS))
+        parquet.write_chunks(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], "s0", table, chunks)
+    parquet.write_shard(output, "clips", CLIPS_VERSION, "s0", pa.Table.from_pylist(clips, schema=schema.CLIPS))
     broken = clips[-1]
     bad = {name: broken[name] for name in ("clip_id", "uri", "shard", "fingerprint")}
     bad |= {"stage": "decode", "error_class": "truncated", "message": broken["reason"], "attempts": 1}
-    store.write_shard(output, "quarantine", CLIPS_VERSION, "s0", pa.Table.from_pylist([bad], schema=schema.QUARANTINE))
-    store.switch_current(output, {"faces": VERSIONS["face"], "clips": CLIPS_VERSION})
+    parquet.write_shard(
+        output, "quarantine", CLIPS_VERSION, "s0", pa.Table.from_pylist([bad], schema=schema.QUARANTINE)
+    )
+    parquet.switch_current(output, {"faces": VERSIONS["face"], "clips": CLIPS_VERSION})
     _write_people(output, tables)
     _write_run(output)
     return str(out)
@@ -114,7 +117,7 @@ def _write_people(output, tables):
     for track in tracks:
         track["identity_id"] = "a" * 16 if track["embedding"][0] > 0.5 else "b" * 16
     rows = []
-    red = next(row["clip_id"] for row in store.read_table(output.root, "clips").to_pylist() if row["key"] == "red")
+    red = next(row["clip_id"] for row in parquet.read_table(output.root, "clips").to_pylist() if row["key"] == "red")
     for identity, name in zip(PEOPLE, (None, "<i>Green</i>"), strict=True):
         mine = [track for track in tracks if track["identity_id"] == identity]
         mine.sort(key=lambda track: track["clip_id"] != red)  # the red person is shown as in the clip `red`
@@ -140,14 +143,14 @@ def _write_people(output, tables):
 
 def write_snapshot(output, tracks, people, pairs):
     table = pa.Table.from_pylist(tracks, schema=schema.TRACKS)
-    store.write_shard(output, "tracks", "snap", "s0", table)
+    parquet.write_shard(output, "tracks", "snap", "s0", table)
     for name, rows in (("identities", people), ("ambiguous_pairs", pairs), ("lineage", [])):
-        store.write_parquet(
+        parquet.write_parquet(
             output, f"{name}/version=snap/{name}.parquet", pa.Table.from_pylist(rows, schema=schema.table_schema(name))
         )
     current = {schema.TABLE_OF_SLOT[slot]: version for slot, version in VERSIONS.items()}
     current |= dict.fromkeys(("tracks", "identities", "ambiguous_pairs", "lineage"), "snap")
-    store.switch_current(output, current | {"clips": CLIPS_VERSION, "quarantine": CLIPS_VERSION})
+    parquet.switch_current(output, current | {"clips": CLIPS_VERSION, "quarantine": CLIPS_VERSION})
 
 
 def _write_run(output):
@@ -166,7 +169,7 @@ def _write_run(output):
         "forecast": {"against": [{"quantity": "frames", "forecast": 80.0, "actual": 72.0}]},
         "config": {"decode": DecodeConfig().model_dump()},
     }
-    store.write_bytes(output, f"runs/{record['run']}.json", json.dumps(record).encode())
+    parquet.write_bytes(output, f"runs/{record['run']}.json", json.dumps(record).encode())
 
 
 def mean_colour(data):

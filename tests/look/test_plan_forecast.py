@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 import pipeline
 from jobs.cli import app
-from jobs.report import to_page
-from pipeline.report import gather_report
+from jobs.commands.report import to_page
+from pipeline.report.gather import gather_report
 
 
 def plan(*arguments):

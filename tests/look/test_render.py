@@ -9,9 +9,9 @@ import squares
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from pipeline.drawing import draw_faces, gaze_direction, pose_axes
 from pipeline.errors import ConfigError
-from pipeline.render import render_clip
+from pipeline.report.draw import draw_faces, gaze_direction, pose_axes
+from pipeline.report.render_video import render_clip
 
 TOWARDS = math.radians(30)
 

@@ -10,10 +10,10 @@ import squares
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.report import to_page, write_report
-from pipeline import store
+from jobs.commands.report import to_page, write_report
 from pipeline.errors import ConfigError
-from pipeline.report import Limits, gather_report
+from pipeline.report.gather import Limits, gather_report
+from pipeline.tables import parquet
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,8 @@ def test_a_video_that_is_gone_leaves_a_blank_and_a_reason(tmp_path):
 
 def test_a_report_of_ten_thousand_people_is_small_and_quick(tmp_path):
     out = squares.write_output(tmp_path)
-    output = store.open_output(out)
-    clip = store.read_table(out, "clips").to_pylist()[0]["clip_id"]
+    output = parquet.open_output(out)
+    clip = parquet.read_table(out, "clips").to_pylist()[0]["clip_id"]
     tracks, people = [], []
     for i in range(10_000):
         face = {"representative_frame": i % 24, "representative_face": 0}

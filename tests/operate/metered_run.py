@@ -11,10 +11,11 @@ from pathlib import Path
 
 import ray
 
-from jobs import annotate, demo
-from pipeline.attempts import Attempts, Mark
-from pipeline.config import load_config
-from pipeline.sources import read_corpus
+from jobs import annotate
+from jobs.commands import demo
+from pipeline.config.models import load_config
+from pipeline.corpus.discover import read_corpus
+from pipeline.isolation.registry import Attempts, Mark
 
 SLOTS = "face,landmarks,pose,emotions,embeddings,gaze"  # of the bundle tiny
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.annotate import fit_pools
-from pipeline.config import PoolConfig, load_config
+from pipeline.config.models import PoolConfig, load_config
 from pipeline.errors import ConfigError
+from pipeline.flow import fit_pools
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 START = """
 import sys
-from jobs.cluster import start_ray
-from pipeline.config import load_config
+from jobs.ray_cluster import start_ray
+from pipeline.config.models import load_config
 start_ray(load_config(None, ["ray.num_cpus=2", "decode.resources={decode: 1}", "actors.resources={annotate: 1}"], {}))
 import ray
 found = ray.cluster_resources()

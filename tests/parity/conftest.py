@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from actors.errors import StateDictError
-from actors.placing import place_network
-from actors.winograd import WinogradConv
+from actors.runtime.placement import place_network
+from actors.runtime.winograd import WinogradConv
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else ["cpu"]
 

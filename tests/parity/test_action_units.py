@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from actors.hog import HogFeatures
 from actors.models.action_units import AUS, build_svm, build_xgb
+from actors.ops.hog import HogFeatures
 from pipeline.schema import AU_NUMBERS
 
 

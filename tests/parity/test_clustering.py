@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.reference_clustering import cluster_identities
+from pipeline.export.pyfeat_identities import cluster_identities
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.65, 0.8])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.crops import EXPAND_112, EXPAND_224, crop_boxes, crop_faces
+from actors.ops.crops import EXPAND_112, EXPAND_224, crop_boxes, crop_faces
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ import yaml
 from safetensors.torch import save_file
 
 from actors import FaceAnalyzer
-from actors.catalog import BUNDLES, MODELS
-from pipeline.fex import COLUMNS_OF_SLOT, FEX, Video, embeddings_of, fex_rows
-from pipeline.reference_clustering import cluster_identities
+from actors.weights.catalog import BUNDLES, MODELS
+from pipeline.export.fex import COLUMNS_OF_SLOT, FEX, Video, embeddings_of, fex_rows
+from pipeline.export.pyfeat_identities import cluster_identities
 
 GIVEN = """
 import json

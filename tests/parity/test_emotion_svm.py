@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
-from actors.hog import HogFeatures
 from actors.models.action_units import build_emotion_svm
+from actors.ops.hog import HogFeatures
 
 
 @torch.inference_mode()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.hog import face_mask, hog, hog_features
+from actors.ops.hog import face_mask, hog, hog_features
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def dlib_landmarks(data):
     """Aligned landmarks of 43 annotated faces."""
     from xml.etree import ElementTree
 
-    from actors.hog import align
+    from actors.ops.hog import align
 
     folder = data / "images" / "dlib_faces_68gt"
     trees = [ElementTree.parse(folder / f"{part}_with_face_landmarks.xml") for part in ("testing", "training")]

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from actors.crops import landmarks_to_frame
 from actors.models.pfld import build_pfld
+from actors.ops.crops import landmarks_to_frame
 
 
 def build(state, folder):

@@ -9,9 +9,9 @@ import av
 import numpy as np
 import pytest
 
-from pipeline import files
-from pipeline.config import DecodeConfig
-from pipeline.decode import decode_clip
+from pipeline.config.models import DecodeConfig
+from pipeline.decode.decoder import decode_clip
+from pipeline.storage import fs
 
 
 def _picture(index: int, width: int, height: int) -> np.ndarray:
@@ -64,7 +64,7 @@ def clip_row() -> Callable[..., dict[str, Any]]:
     """clip_row(path or uri, **columns) is a row of schema.CLIP."""
 
     def make(path: Any, **columns: Any) -> dict[str, Any]:
-        uri = files.normalise_uri(str(path))
+        uri = fs.normalise_uri(str(path))
         row = dict.fromkeys(("member", "offset", "size", "start_s", "end_s", "key", "fingerprint", "bbox"))
         return {**row, "clip_id": "0" * 16, "uri": uri, "shard": "s", **columns}
 

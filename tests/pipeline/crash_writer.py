@@ -17,13 +17,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline import chunks, forget, schema, store
-from pipeline.annotate import drop_stale
-from pipeline.chunks import Job
-from pipeline.config import Config
-from pipeline.plan import make_plan
-from pipeline.sources import Corpus
-from pipeline.tally import Tally
+from pipeline import schema
+from pipeline.config.models import Config
+from pipeline.corpus.discover import Corpus
+from pipeline.flow import drop_stale
+from pipeline.maintenance import erase
+from pipeline.planning.plan import make_plan
+from pipeline.runs.accounting import Tally
+from pipeline.stages import write
+from pipeline.stages.write import Job
+from pipeline.tables import parquet
 
 VERSIONS = {"face": "f1", "landmarks": "l1", "clips": "c1", "quarantine": "c1"}
 NEEDS = {"face": (), "landmarks": ("face",)}
@@ -48,8 +51,8 @@ def run(out, prints):
     """What a run does, with models that need no video: one face per frame. prints: clip -> fingerprint."""
     rows = [{"clip_id": c, "uri": f"file:///videos/{c}.mp4", "shard": "s", "fingerprint": f} for c, f in prints.items()]
     corpus = Corpus(pa.Table.from_pylist(rows, schema=schema.CLIP), [])
-    output = store.open_output(str(out))
-    forget.finish_forgetting(output)
+    output = parquet.open_output(str(out))
+    erase.finish_forgetting(output)
     plan = make_plan(corpus, output, VERSIONS, NEEDS)
     slots = {slot: VERSIONS[slot] for slot in NEEDS}
     drop_stale(output, plan, slots)
@@ -58,9 +61,9 @@ def run(out, prints):
     flow.sort(key=lambda row: row["first"])  # files hold chunks of several clips
     job = Job(str(out), Config(), slots)
     for at in range(0, len(flow), 2):
-        tally.add(chunks.write_chunks(pa.Table.from_pylist(flow[at : at + 2], schema=schema.FLOW), job))
+        tally.add(write.write_chunks(pa.Table.from_pylist(flow[at : at + 2], schema=schema.FLOW), job))
     assert not tally.unaccounted
-    store.switch_current(output, {**TABLES, "clips": "c1", "quarantine": "c1"})
+    parquet.switch_current(output, {**TABLES, "clips": "c1", "quarantine": "c1"})
     return tally
 
 
@@ -118,8 +121,8 @@ SCENES = {
     "annotate": (lambda out: None, lambda out: (run(out, OLD), run(out, NEW)), lambda out: run(out, NEW)),
     "forget": (
         lambda out: run(out, OLD),
-        lambda out: forget.forget_clip(store.open_output(str(out)), "bb22"),
-        lambda out: (forget.forget_clip(store.open_output(str(out)), "bb22"), run(out, OLD)),
+        lambda out: erase.forget_clip(parquet.open_output(str(out)), "bb22"),
+        lambda out: (erase.forget_clip(parquet.open_output(str(out)), "bb22"), run(out, OLD)),
     ),
 }
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline import schema, store
-from pipeline.plan import make_plan
-from pipeline.sources import Corpus
-from pipeline.tally import Tally
+from pipeline import schema
+from pipeline.corpus.discover import Corpus
+from pipeline.planning.plan import make_plan
+from pipeline.runs.accounting import Tally
+from pipeline.tables import parquet
 
 SLOTS = schema.SLOTS
 VERSIONS = {**{slot: f"{slot}-1" for slot in SLOTS}, "clips": "c1", "quarantine": "c1"}
@@ -59,10 +60,10 @@ def write_footers(output, corpus, kept=lambda i: CHUNKS, chunks_per_file=CHUNKS 
             for k in range(count)
         ]
         for at in range(0, len(entries), chunks_per_file):
-            ledger = pa.Table.from_pylist(entries[at : at + chunks_per_file], schema=store.LEDGER)
+            ledger = pa.Table.from_pylist(entries[at : at + chunks_per_file], schema=parquet.LEDGER)
             for slot in SLOTS:
                 table, empty = schema.TABLE_OF_SLOT[slot], schema.slot_schema(slot).empty_table()
-                store.write_chunks(output, table, versions[slot], shard, empty, ledger)
+                parquet.write_chunks(output, table, versions[slot], shard, empty, ledger)
 
 
 def measure(output, corpus):
@@ -91,7 +92,7 @@ def a_tenth_missing(i):
 
 if __name__ == "__main__":
     folder, clips, kind = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    out, wanted = store.open_output(str(folder)), make_corpus(clips)
+    out, wanted = parquet.open_output(str(folder)), make_corpus(clips)
     if sys.argv[4:] == ["write"]:
         write_footers(out, wanted, a_tenth_missing if kind == "tenth" else lambda i: CHUNKS)
     else:

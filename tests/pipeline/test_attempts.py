@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.attempts import Attempts, Mark, Marks, forget, worker_name
-from pipeline.store import open_output
+from pipeline.isolation.registry import Attempts, Mark, Marks, forget, worker_name
+from pipeline.tables.parquet import open_output
 
 A, B = Mark("decode", "a" * 16, "1", 0), Mark("annotate:face", "b" * 16, "1", 32)
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from pipeline import schema
-from pipeline.attempts import Attempts, Mark, Marks
-from pipeline.careful import Careful, decode_carefully
-from pipeline.config import Config, FaultsConfig
+from pipeline.config.models import Config, FaultsConfig
+from pipeline.isolation.annotating import Careful, decode_carefully
+from pipeline.isolation.registry import Attempts, Mark, Marks
 
 HERE = Path(__file__).parent
 FAULTS = FaultsConfig(decode_limit_s=2, annotate_limit_s=20)

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from jobs.bench_identities import MIN_QUALITY, canonical_order, compare, make_tracks, measure
-from pipeline.clustering import Account, ClusterRule, cluster_rows
-from pipeline.constraints import Constraints
-from pipeline.linkage import LinkageRule
-from pipeline.neighbours import find_neighbours, partitioned_neighbours
-from pipeline.scores import score_clusters
+from jobs.bench.identities import MIN_QUALITY, canonical_order, compare, make_tracks, measure
+from pipeline.identity.cluster import Account, ClusterRule, cluster_rows
+from pipeline.identity.constraints import Constraints
+from pipeline.identity.knn import find_neighbours, partitioned_neighbours
+from pipeline.identity.linkage import LinkageRule
+from pipeline.identity.scores import score_clusters
 
 RULE = ClusterRule()
 

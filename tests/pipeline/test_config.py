@@ -1,8 +1,8 @@
 import pytest
 import yaml
 
-from pipeline.config import load_config
-from pipeline.config_text import describe
+from pipeline.config.models import load_config
+from pipeline.config.render import describe
 from pipeline.errors import ConfigError
 
 

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import DecodeConfig
-from pipeline.decode import chunks_to_table, decode_clip
-from pipeline.planes import DEGREES, Upright
+from pipeline.config.models import DecodeConfig
+from pipeline.decode.decoder import chunks_to_table, decode_clip
+from pipeline.decode.yuv420 import DEGREES, Upright
 from pipeline.schema import CHUNK
 
 VIDEOS = [
@@ -513,7 +513,7 @@ def test_reading_that_fails_on_the_way_is_an_error_row(data, decode, monkeypatch
             return super().read(size)
 
     path = data / "videos" / "lp_driving_d14.mp4"
-    monkeypatch.setattr("pipeline.files.open_clip", lambda *_: Failing(path))
+    monkeypatch.setattr("pipeline.storage.fs.open_clip", lambda *_: Failing(path))
     ours = decode(path)
     assert (ours.error["stage"], ours.error["error_class"]) == ("decode", "unreadable")
     assert "the network is gone" in ours.error["message"]
@@ -529,8 +529,8 @@ def test_messages_carry_no_raw_tuples(data, decode):
 
 _MEASURE = """
 import sys, time
-from pipeline.config import DecodeConfig
-from pipeline.decode import decode_clip
+from pipeline.config.models import DecodeConfig
+from pipeline.decode.decoder import decode_clip
 clip = {"clip_id": "0" * 16, "shard": "s", "uri": "file://" + sys.argv[1], "member": None}
 begin = time.perf_counter()
 for row in decode_clip(clip, DecodeConfig(every=30)):

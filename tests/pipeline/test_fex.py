@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.fex import COLUMNS_OF_SLOT, FEX, Video, approx_time, face_rectangles, fex_rows
+from pipeline.export.fex import COLUMNS_OF_SLOT, FEX, Video, approx_time, face_rectangles, fex_rows
 from pipeline.schema import slot_schema
 
 VIDEO = Video("clip.mp4", 360, 640, 25.0)

@@ -9,14 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import chunks, files, forget, quarantine, schema, store
-from pipeline.chunks import Job
-from pipeline.config import Config
-from pipeline.decisions import Decision, add_decision, read_decisions
+from pipeline import schema
+from pipeline.config.models import Config
+from pipeline.corpus.discover import Corpus
 from pipeline.errors import ConfigError
-from pipeline.plan import make_plan
-from pipeline.sources import Corpus
-from pipeline.tally import Tally
+from pipeline.identity.overrides import Decision, add_decision, read_decisions
+from pipeline.maintenance import erase, quarantine
+from pipeline.planning.plan import make_plan
+from pipeline.runs.accounting import Tally
+from pipeline.stages import write
+from pipeline.stages.write import Job
+from pipeline.storage import fs
+from pipeline.tables import parquet
 
 VERSIONS = {"face": "f1", "landmarks": "l1", "embeddings": "e1", "clips": "c1", "quarantine": "c1"}
 SLOTS = {slot: VERSIONS[slot] for slot in ("face", "landmarks", "embeddings")}
@@ -61,12 +65,12 @@ def flow_row(clip, first):
 
 @pytest.fixture
 def output(tmp_path):
-    output = store.open_output(str(tmp_path / "out"))
+    output = parquet.open_output(str(tmp_path / "out"))
     tally = Tally(output, make_plan(corpus(), output, VERSIONS, NEEDS), VERSIONS)
     rows = [flow_row(clip, first) for first in (0, 2) for clip in CLIPS]  # two files, each with chunks of both clips
     for at in (0, 2):
         table = pa.Table.from_pylist(rows[at : at + 2], schema=schema.FLOW)
-        tally.add(chunks.write_chunks(table, Job(output.root, Config(), SLOTS)))
+        tally.add(write.write_chunks(table, Job(output.root, Config(), SLOTS)))
     tracks = [
         {
             **dict.fromkeys(schema.TRACKS.names),
@@ -105,9 +109,9 @@ def output(tmp_path):
         }
         for p in (0, 1)
     ]
-    store.write_shard(output, "tracks", "t1", "s", pa.Table.from_pylist(tracks, schema=schema.TRACKS))
+    parquet.write_shard(output, "tracks", "t1", "s", pa.Table.from_pylist(tracks, schema=schema.TRACKS))
     table = pa.Table.from_pylist(identities, schema=schema.IDENTITIES)
-    store.write_parquet(output, "identities/version=t1/identities.parquet", table)
+    parquet.write_parquet(output, "identities/version=t1/identities.parquet", table)
     by_table = {schema.TABLE_OF_SLOT.get(name, name): version for name, version in VERSIONS.items()}
     pair = {"identity_a": "person0", "identity_b": "person1", "score": 0.2, "threshold": 0.22}
     pair |= {"seen_together": 2, "reason": "close", "tracks_a": 2, "tracks_b": 2}
@@ -116,14 +120,14 @@ def output(tmp_path):
     snapshot = {"tracks": "t1", "identities": "t1", "ambiguous_pairs": "t1", "lineage": "t1"}
     for name, row in (("ambiguous_pairs", pair), ("lineage", event)):
         table = pa.Table.from_pylist([row], schema=schema.table_schema(name))
-        store.write_parquet(output, f"{name}/version=t1/{name}.parquet", table)
+        parquet.write_parquet(output, f"{name}/version=t1/{name}.parquet", table)
     for person, name in enumerate(("Ada", "Bob")):
         tracks_of = tuple(f"{clip}-track{person}" for clip in CLIPS)
         add_decision(output, Decision(kind="name", tracks=tracks_of, name=name))
-    store.switch_current(output, {**by_table, **snapshot})
+    parquet.switch_current(output, {**by_table, **snapshot})
     record = {"run": "r", "versions": VERSIONS, "ignored": [uri("aaaa1111") + ".txt"], "unaccounted": ["aaaa1111"]}
-    store.write_bytes(output, "runs/r.json", json.dumps(record).encode())
-    store.write_bytes(output, "faces/version=f1/shard=s/.left.parquet.1.tmp", b"aaaa1111")
+    parquet.write_bytes(output, "runs/r.json", json.dumps(record).encode())
+    parquet.write_bytes(output, "faces/version=f1/shard=s/.left.parquet.1.tmp", b"aaaa1111")
     return output
 
 
@@ -134,8 +138,8 @@ def all_bytes(output):
         sink = pa.BufferOutputStream()
         pq.write_table(pq.read_table(path), sink, compression="none", use_dictionary=False, store_schema=False)
         parts.append(sink.getvalue().to_pybytes())
-        if store.CHUNKS_KEY in (pq.read_metadata(path).metadata or {}):
-            parts.append(repr(store.read_footer(output, str(path.relative_to(output.root))).to_pylist()).encode())
+        if parquet.CHUNKS_KEY in (pq.read_metadata(path).metadata or {}):
+            parts.append(repr(parquet.read_footer(output, str(path.relative_to(output.root))).to_pylist()).encode())
     return b"".join(parts)
 
 
@@ -144,7 +148,7 @@ def replan(output):
 
 
 def faces_of(output):
-    return [(r["clip_id"], r["frame"], r["face"]) for r in store.read_version(output, "faces", "f1").to_pylist()]
+    return [(r["clip_id"], r["frame"], r["face"]) for r in parquet.read_version(output, "faces", "f1").to_pylist()]
 
 
 @pytest.mark.parametrize("how", ["clip", "source"])
@@ -154,13 +158,13 @@ def test_a_forgotten_clip_is_in_no_byte_of_the_output(how, output):
     assert all(word in before for word in gone), "the search finds what is there"
     neighbour = [row for row in faces_of(output) if row[0] == "bbbb2222"]
     if how == "clip":
-        forget.forget_clip(output, "aaaa1111")
+        erase.forget_clip(output, "aaaa1111")
     else:
-        forget.forget_source(output, uri("aaaa1111"))
+        erase.forget_source(output, uri("aaaa1111"))
     after = all_bytes(output)
     assert not [word for word in gone if word in after]
     assert sorted(faces_of(output)) == sorted(neighbour)
-    people = store.read_version(output, "identities", "t1").to_pylist()
+    people = parquet.read_version(output, "identities", "t1").to_pylist()
     assert [(row["members"], row["faces"]) for row in people] == [(["bbbb2222-track0"], 4), (["bbbb2222-track1"], 4)]
     assert {row["representative_clip_id"] for row in people} == {"bbbb2222"}
     assert {row["margin"] for row in people} == {None}, "of centres that are no more"
@@ -171,7 +175,7 @@ def test_a_forgotten_clip_is_in_no_byte_of_the_output(how, output):
         )
 
 
-RANGES = {files.clip_id(uri("long"), None, start, start + 5.0): start for start in (0.0, 5.0, 10.0)}
+RANGES = {fs.clip_id(uri("long"), None, start, start + 5.0): start for start in (0.0, 5.0, 10.0)}
 
 
 def ranges():
@@ -188,29 +192,29 @@ def unfinished(output, monkeypatch):
     """The output with chunks of two of the ranges, whose shard no `clips` file names yet."""
     monkeypatch.setattr(sys.modules[__name__], "CLIPS", {**CLIPS, **dict.fromkeys(RANGES, 300.0)})
     rows = [flow_row(clip, 0) for clip in list(RANGES)[:2]]
-    chunks.write_chunks(pa.Table.from_pylist(rows, schema=schema.FLOW), Job(output.root, Config(), SLOTS))
+    write.write_chunks(pa.Table.from_pylist(rows, schema=schema.FLOW), Job(output.root, Config(), SLOTS))
     return output
 
 
 def test_ranges_of_a_source_in_an_unfinished_shard_are_forgotten_with_the_corpus(unfinished):
     assert {row[0] for row in faces_of(unfinished)} > set(list(RANGES)[:2])
     with pytest.raises(ConfigError, match=r"chunks of 2 clips .* Give --corpus"):
-        forget.forget_source(unfinished, uri("long"))
-    forget.forget_source(unfinished, uri("long"), ranges())
+        erase.forget_source(unfinished, uri("long"))
+    erase.forget_source(unfinished, uri("long"), ranges())
     assert {row[0] for row in faces_of(unfinished)} == {"aaaa1111", "bbbb2222"}
     after = all_bytes(unfinished)
     assert not [word for word in [*RANGES, uri("long")] if word.encode() in after]
 
 
 def test_no_later_range_of_a_forgotten_source_is_annotated(output):
-    forget.forget_source(output, uri("long"))
+    erase.forget_source(output, uri("long"))
     plan = make_plan(Corpus(ranges(), []), output, VERSIONS, NEEDS)
     assert plan.work.num_rows == 0
     assert plan.outcomes == {"forgotten": 3}
 
 
 def test_a_rerun_does_not_bring_a_forgotten_clip_back_and_the_totals_add_up(output):
-    forget.forget_clip(output, "aaaa1111")
+    erase.forget_clip(output, "aaaa1111")
     plan = replan(output)
     assert plan.work.num_rows == 0
     tally = Tally(output, plan, VERSIONS)
@@ -222,16 +226,16 @@ def test_a_rerun_does_not_bring_a_forgotten_clip_back_and_the_totals_add_up(outp
 def test_a_forgotten_person_goes_and_the_others_keep_their_numbers(output):
     gone = [embedding(clip, 0).tobytes() for clip in CLIPS]
     assert all(word in all_bytes(output) for word in gone)
-    audit = forget.forget_identity(output, "person0")
+    audit = erase.forget_identity(output, "person0")
     after = all_bytes(output)
     assert not [word for word in [*gone, b"person0", b"-track0"] if word in after]
     assert sorted(faces_of(output)) == [(clip, frame, 1) for clip in CLIPS for frame in range(4)]
     slots = {"embeddings/e1": 8, "faces/f1": 8, "landmarks/l1": 8}
     snapshot = {"tracks/t1": 2, "identities/t1": 1, "ambiguous_pairs/t1": 1, "lineage/t1": 1}
     assert audit["rows"] == {**slots, **snapshot}
-    assert store.read_version(output, "clips", "c1")["faces"].to_pylist() == [4, 4]
+    assert parquet.read_version(output, "clips", "c1")["faces"].to_pylist() == [4, 4]
     assert replan(output).work.num_rows == 0
-    (bob,) = store.read_version(output, "identities", "t1").to_pylist()
+    (bob,) = parquet.read_version(output, "identities", "t1").to_pylist()
     assert (bob["identity_id"], bob["next_identity_id"], bob["next_cosine"], bob["margin"]) == (
         "person1",
         None,
@@ -241,44 +245,44 @@ def test_a_forgotten_person_goes_and_the_others_keep_their_numbers(output):
 
 
 def test_a_forgotten_person_is_not_written_when_the_faces_are_detected_again(output):
-    forget.forget_identity(output, "person0")
+    erase.forget_identity(output, "person0")
     again = pa.Table.from_pylist([flow_row("bbbb2222", 0)], schema=schema.FLOW)
     job = Job(output.root, Config(), {"face": "f2", "embeddings": "e2", "landmarks": "l2"})
-    assert chunks.write_chunks(again, job)["faces"].to_pylist() == [2]
-    boxes = store.read_version(output, "faces", "f2")["box_x1"].to_pylist()
+    assert write.write_chunks(again, job)["faces"].to_pylist() == [2]
+    boxes = parquet.read_version(output, "faces", "f2")["box_x1"].to_pylist()
     assert boxes == [CLIPS["bbbb2222"] + 50] * 2
-    vectors = store.read_version(output, "embeddings", "e2")["embedding"].to_pylist()
+    vectors = parquet.read_version(output, "embeddings", "e2")["embedding"].to_pylist()
     assert all(np.array_equal(np.float32(vector), embedding("bbbb2222", 1)) for vector in vectors)
 
 
 def test_stored_faces_keep_their_numbers_when_a_table_is_computed_from_them(output):
-    forget.forget_identity(output, "person0")
+    erase.forget_identity(output, "person0")
     row = flow_row("bbbb2222", 0)
     stored = {**row, "slots": ["landmarks"], "face_index": [0, 1], "face_number": [1, 1], "face": row["face"][15:45]}
     stored["landmarks"] = row["landmarks"][: 2 * 136]
-    chunks.write_chunks(
+    write.write_chunks(
         pa.Table.from_pylist([stored], schema=schema.FLOW), Job(output.root, Config(), {"landmarks": "l2"})
     )
-    assert store.read_version(output, "landmarks", "l2")["face"].to_pylist() == [1, 1]
+    assert parquet.read_version(output, "landmarks", "l2")["face"].to_pylist() == [1, 1]
 
 
 def test_the_audit_says_what_was_done_and_names_nobody(output):
-    forget.forget_clip(output, "aaaa1111")
+    erase.forget_clip(output, "aaaa1111")
     (path,) = (Path(output.root) / "audit").iterdir()
     audit = json.loads(path.read_text())
     assert audit["kind"] == "clip"
     assert audit["rows"]["faces/f1"] == 8
     assert audit["documents"]["runs/r.json"] == "cleaned"
-    assert not (Path(output.root) / forget.PENDING).exists()
+    assert not (Path(output.root) / erase.PENDING).exists()
 
 
 def test_an_unknown_person_is_refused(output):
     with pytest.raises(ConfigError, match="nobody"):
-        forget.forget_identity(output, "nobody")
+        erase.forget_identity(output, "nobody")
 
 
 def test_quarantined_clips_are_listed_and_tried_again(output):
-    from pipeline.chunks import ACCOUNT
+    from pipeline.stages.write import ACCOUNT
 
     longer = Corpus(pa.concat_tables([corpus().clips, corpus().clips.slice(0, 1)]), [])
     rows = longer.clips.to_pylist()
@@ -299,17 +303,17 @@ def test_quarantined_clips_are_listed_and_tried_again(output):
 
 
 def test_a_forgotten_persons_name_pairs_and_lineage_go_and_those_of_others_stay(output):
-    forget.forget_identity(output, "person0")
+    erase.forget_identity(output, "person0")
     assert [decision.name for decision in read_decisions(output)] == ["Bob"]
-    assert store.read_version(output, "ambiguous_pairs", "t1").num_rows == 0
-    assert store.read_version(output, "lineage", "t1").num_rows == 0
+    assert parquet.read_version(output, "ambiguous_pairs", "t1").num_rows == 0
+    assert parquet.read_version(output, "lineage", "t1").num_rows == 0
     assert b"person0" not in all_bytes(output)
 
 
 def test_of_a_forgotten_clip_decisions_lose_its_tracks_alone(output):
-    forget.forget_clip(output, "aaaa1111")
+    erase.forget_clip(output, "aaaa1111")
     assert [(d.name, d.tracks) for d in read_decisions(output)] == [
         ("Ada", ("bbbb2222-track0",)),
         ("Bob", ("bbbb2222-track1",)),
     ]
-    assert store.read_version(output, "ambiguous_pairs", "t1").num_rows == 1
+    assert parquet.read_version(output, "ambiguous_pairs", "t1").num_rows == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.guard import Child, ChildDiedError, ChildRaisedError, Limits, timed
+from pipeline.isolation.subprocess import Child, ChildDiedError, ChildRaisedError, Limits, timed
 
 LIMITS = Limits(item_s=2.0, memory_mb=400)
 
@@ -62,7 +62,7 @@ def test_a_child_that_cannot_be_made_says_why(workloads):
 
 def test_a_child_ends_with_its_parent(workloads):
     program = (
-        "import workloads; from pipeline.guard import *\n"
+        "import workloads; from pipeline.isolation.subprocess import *\n"
         "child = Child(workloads.sleeping_forever, Limits(60, 400), 'testing')\n"
         "print(next(child.run(0)), flush=True)\n"
         "import os; os.kill(os.getpid(), 9)"
@@ -76,7 +76,9 @@ def test_a_child_ends_with_its_parent(workloads):
 
 
 def test_a_hang_that_keeps_the_interpreter_lock_ends_the_process(workloads):
-    program = "import workloads; from pipeline.guard import *\nlist(timed(workloads.deadly()('hang'), 1.0))"
+    program = (
+        "import workloads; from pipeline.isolation.subprocess import *\nlist(timed(workloads.deadly()('hang'), 1.0))"
+    )
     command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path}\n{program}"]
     done = subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=60, text=True)
     assert done.returncode == 1

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.identities import cluster_tracks
-from pipeline.people_config import IdentitiesConfig
+from pipeline.config.people_config import IdentitiesConfig
+from pipeline.identity.assign import cluster_tracks
 from pipeline.schema import IDENTITIES, TRACKS
 
 T = 0.3  # threshold of the imaginary model; two single tracks merge from 0.3 + 0.18 on

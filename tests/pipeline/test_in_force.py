@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import in_force, store
-from pipeline.plan import make_plan
-from pipeline.sources import Corpus
-from pipeline.tally import Tally
+from pipeline.corpus.discover import Corpus
+from pipeline.planning import promotion
+from pipeline.planning.plan import make_plan
+from pipeline.runs.accounting import Tally
+from pipeline.tables import parquet
 
 sys.path.append(str(Path(__file__).parent))
 import synthetic
@@ -19,10 +20,10 @@ NEW = {**synthetic.VERSIONS, "emotions": "emotions-2"}
 @pytest.fixture
 def output(tmp_path):
     """Six complete clips, and who has the new version of emotions: of the first four all chunks, of the fifth some."""
-    output, corpus = store.open_output(str(tmp_path)), synthetic.make_corpus(6)
+    output, corpus = parquet.open_output(str(tmp_path)), synthetic.make_corpus(6)
     synthetic.write_footers(output, corpus)
     Tally(output, make_plan(corpus, output, synthetic.VERSIONS, synthetic.NEEDS), synthetic.VERSIONS)
-    in_force.put_first_versions(output, synthetic.VERSIONS)
+    promotion.put_first_versions(output, synthetic.VERSIONS)
     kept = {4: 1, 5: 0}
     synthetic.write_footers(output, corpus, lambda i: kept.get(i, synthetic.CHUNKS), versions=NEW)
     return output
@@ -36,13 +37,13 @@ def part(*rows):
     ("named", "held_back"), [((0,), 2), ((0, 1, 4, 5), 0), ((4, 5), 0), ((5,), 1), ((0, 1, 2, 3, 4), 1)]
 )
 def test_clips_outside_the_corpus_that_lack_a_new_version_are_counted(output, named, held_back):
-    assert in_force.count_held_back(part(*named), output, NEW, synthetic.NEEDS) == held_back
+    assert promotion.count_held_back(part(*named), output, NEW, synthetic.NEEDS) == held_back
 
 
 def test_nothing_is_held_back_where_no_version_changes(output):
-    assert in_force.count_held_back(part(0), output, synthetic.VERSIONS, synthetic.NEEDS) == 0
+    assert promotion.count_held_back(part(0), output, synthetic.VERSIONS, synthetic.NEEDS) == 0
 
 
 def test_a_new_sampling_is_held_back_by_every_clip_that_lacks_it(output):
     versions = dict.fromkeys(synthetic.VERSIONS, "sampled otherwise")
-    assert in_force.count_held_back(part(0), output, versions, synthetic.NEEDS) == 5
+    assert promotion.count_held_back(part(0), output, versions, synthetic.NEEDS) == 5

@@ -12,16 +12,17 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline import lease, store
-from pipeline.config import LeaseConfig
+from pipeline.config.models import LeaseConfig
 from pipeline.errors import LeaseError
+from pipeline.storage import lease
+from pipeline.tables import parquet
 
 QUICK = LeaseConfig(renew_s=0.2, expires_s=1.0)
 
 
 @pytest.fixture(params=["path", "memory"])
 def output(request, tmp_path):
-    yield store.open_output({"path": str(tmp_path / "out"), "memory": "memory://lease-test"}[request.param])
+    yield parquet.open_output({"path": str(tmp_path / "out"), "memory": "memory://lease-test"}[request.param])
     fsspec.filesystem("memory").store.clear()
 
 
@@ -88,12 +89,13 @@ def test_a_holder_with_a_slow_clock_is_not_taken_for_dead(output):
 
 def test_a_killed_holder_of_this_machine_gives_way_at_once(tmp_path):
     program = (
-        "import os, signal; from pipeline import lease, store; from pipeline.config import LeaseConfig;"
-        f"lease.take(store.open_output({str(tmp_path)!r}), 'annotate', LeaseConfig());"
+        "import os, signal; from pipeline.storage import lease; from pipeline.tables import parquet;"
+        "from pipeline.config.models import LeaseConfig;"
+        f"lease.take(parquet.open_output({str(tmp_path)!r}), 'annotate', LeaseConfig());"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False).returncode == -9
-    output = store.open_output(str(tmp_path))
+    output = parquet.open_output(str(tmp_path))
     assert lease.holder(output) is not None
     begun = time.monotonic()
     lease.take(output, "another", LeaseConfig())
@@ -160,7 +162,7 @@ def test_a_block_that_waits_is_interrupted_when_its_lease_is_lost(output):
 
 
 def test_a_lease_that_cannot_be_renewed_in_time_is_lost():
-    held = lease.take(store.open_output("memory://gone"), "annotate", QUICK)
+    held = lease.take(parquet.open_output("memory://gone"), "annotate", QUICK)
     held._renewed -= 2
     with pytest.raises(LeaseError, match="could not be renewed"):
         held.check()

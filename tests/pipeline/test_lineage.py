@@ -1,6 +1,6 @@
 """Ids last: who keeps one, who gets a new one, and what is said about it."""
 
-from pipeline.lineage import carry_ids, found_id, resolve_id, write_lineage
+from pipeline.identity.lineage import carry_ids, found_id, resolve_id, write_lineage
 
 
 def carry(members, before, retired=()):

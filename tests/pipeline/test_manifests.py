@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import files
-from pipeline.config import Config
+from pipeline.config.models import Config
+from pipeline.corpus.discover import read_corpus
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.schema import CLIP
-from pipeline.sources import read_corpus
+from pipeline.storage import fs as files
 
 LINES = [
     {"uri": "v/a.mp4", "start_s": 1.5, "end_s": 3.0, "key": "first", "note": "left out"},

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline import neighbours
-from pipeline.neighbour_tasks import block_pairs, partition_pairs, search_sides
-from pipeline.neighbours import (
+from pipeline.identity import knn
+from pipeline.identity.knn import (
     Nearest,
     exact_neighbours,
     find_neighbours,
@@ -18,6 +17,7 @@ from pipeline.neighbours import (
     search_among,
     to_grid,
 )
+from pipeline.identity.knn_tasks import block_pairs, partition_pairs, search_sides
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +46,16 @@ def test_neighbours_are_exact_and_ties_go_to_the_smaller_row(grid_ND):
 
 
 def test_cosines_on_the_grid_are_exact(grid_ND):
-    whole = (grid_ND.astype(np.float64) * neighbours.GRID).astype(np.int64)
+    whole = (grid_ND.astype(np.float64) * knn.GRID).astype(np.int64)
     found = exact_neighbours(grid_ND, 8, 0.2)
     row, place = np.nonzero(found.row >= 0)
     products = (whole[row] * whole[found.row[row, place]]).sum(axis=1)
-    assert (found.cosine[row, place].astype(np.float64) * neighbours.GRID**2 == products).all()
+    assert (found.cosine[row, place].astype(np.float64) * knn.GRID**2 == products).all()
 
 
 def test_the_size_of_tiles_has_no_effect(grid_ND, monkeypatch):
     whole = exact_neighbours(grid_ND, 8, 0.2)
-    monkeypatch.setattr(neighbours, "TILE", 77)
+    monkeypatch.setattr(knn, "TILE", 77)
     assert same(exact_neighbours(grid_ND, 8, 0.2), whole)
 
 
@@ -111,7 +111,7 @@ def test_every_row_lives_with_one_pivot_and_visits_others(grid_ND):
 
 
 def test_of_the_pairs_around_pivots_those_with_a_fresh_row_are_looked_at(grid_ND, monkeypatch):
-    monkeypatch.setattr("pipeline.neighbour_tasks.partitions", lambda grid: partitions(grid, 50, 3))
+    monkeypatch.setattr("pipeline.identity.knn_tasks.partitions", lambda grid: partitions(grid, 50, 3))
     num = len(grid_ND)
     looked_at = {}
     for name, fresh_N in (("all", np.ones(num, bool)), ("some", np.arange(num) % 10 == 0)):

@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import schema, store
-from pipeline.chunks import ACCOUNT
+from pipeline import schema
+from pipeline.corpus.discover import Corpus
 from pipeline.intervals import END, ClipState, complement
-from pipeline.plan import make_plan
-from pipeline.sources import Corpus
-from pipeline.tally import Tally
+from pipeline.planning.plan import make_plan
+from pipeline.runs.accounting import Tally
+from pipeline.stages.write import ACCOUNT
+from pipeline.tables import parquet
 
 VERSIONS = {"face": "f1", "landmarks": "l1", "clips": "c1", "quarantine": "c1"}
 NEEDS = {"face": (), "landmarks": ("face",)}
@@ -19,7 +20,7 @@ VIDEO = {"frames": 40, "sampled": 40, "fps": 25.0, "width": 64, "height": 48}
 
 @pytest.fixture
 def output(tmp_path):
-    return store.open_output(str(tmp_path / "out"))
+    return parquet.open_output(str(tmp_path / "out"))
 
 
 def corpus(*names, fingerprint="a"):
@@ -29,9 +30,9 @@ def corpus(*names, fingerprint="a"):
 
 def commit(output, slot, clip, first, count, last=False, fingerprint="a"):
     entry = {"clip_id": clip, "fingerprint": fingerprint, "first": first, "count": count, "faces": 0, "last": last}
-    ledger = pa.Table.from_pylist([{**entry, "video": VIDEO if last else None}], schema=store.LEDGER)
+    ledger = pa.Table.from_pylist([{**entry, "video": VIDEO if last else None}], schema=parquet.LEDGER)
     rows = schema.slot_schema(slot).empty_table()
-    return store.write_chunks(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], "s", rows, ledger)
+    return parquet.write_chunks(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], "s", rows, ledger)
 
 
 def work(plan):
@@ -76,7 +77,7 @@ def test_a_finished_clip_needs_nothing_and_its_shard_file_is_written_from_the_fo
     assert plan.work.num_rows == 0
     tally = Tally(output, plan, VERSIONS)
     assert (tally.outcomes["done"], tally.unaccounted) == (1, [])
-    rows, versions = store.read_shard(output, "clips", "c1", "s")
+    rows, versions = parquet.read_shard(output, "clips", "c1", "s")
     assert (rows["frames"].to_pylist(), versions) == ([40], {"face": "f1", "landmarks": "l1"})
 
 
@@ -96,8 +97,8 @@ def test_changed_bytes_make_a_clip_stale_and_its_rows_go(output):
     plan = make_plan(corpus("a", fingerprint="b"), output, VERSIONS, NEEDS)
     assert plan.reasons == {"changed bytes": 1}
     assert work(plan)["a", "face", "landmarks"]["have"] == []
-    store.drop_clips(output, "faces", "f1", "s", ["a"])
-    assert store.read_ledger(output, "faces", "f1", "s").num_rows == 0
+    parquet.drop_clips(output, "faces", "f1", "s", ["a"])
+    assert parquet.read_ledger(output, "faces", "f1", "s").num_rows == 0
 
 
 def test_a_clip_that_another_corpus_named_stays_in_its_shard(output):
@@ -105,7 +106,7 @@ def test_a_clip_that_another_corpus_named_stays_in_its_shard(output):
         for slot in ("face", "landmarks"):
             commit(output, slot, clip, 0, 40, last=True)
         Tally(output, make_plan(corpus(clip), output, VERSIONS, NEEDS), VERSIONS)
-    assert store.read_shard(output, "clips", "c1", "s")[0]["clip_id"].to_pylist() == ["a", "b"]
+    assert parquet.read_shard(output, "clips", "c1", "s")[0]["clip_id"].to_pylist() == ["a", "b"]
 
 
 def account(clip, first, count, last=False, error=None):
@@ -128,7 +129,7 @@ def test_an_error_quarantines_the_clip_and_the_next_plan_leaves_it_alone(output)
     error = {"stage": "decode", "error_class": "truncated", "message": "cut off after 32 frames"}
     rows = [account("a", 0, 32), account("a", 32, 0, last=True, error=error)]
     tally.add(pa.Table.from_pylist(rows, schema=ACCOUNT))
-    quarantine, _ = store.read_shard(output, "quarantine", "c1", "s")
+    quarantine, _ = parquet.read_shard(output, "quarantine", "c1", "s")
     assert quarantine["message"].to_pylist() == ["cut off after 32 frames"]
     assert make_plan(corpus("a"), output, VERSIONS, NEEDS).work.num_rows == 0
 
@@ -172,4 +173,4 @@ def test_a_tar_that_could_not_be_listed_is_named_no_more_once_its_members_are(ou
     tally = Tally(output, make_plan(member, output, VERSIONS, NEEDS), VERSIONS)
     tally.add(pa.Table.from_pylist([account("m", 0, 40, last=True)], schema=ACCOUNT))
     for table, rows in (("clips", ["m"]), ("quarantine", [])):
-        assert store.read_version(output, table, "c1", ["clip_id"])["clip_id"].to_pylist() == rows
+        assert parquet.read_version(output, table, "c1", ["clip_id"])["clip_id"].to_pylist() == rows

@@ -9,10 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline import schema, store
-from pipeline.plan import make_plan
-from pipeline.sources import Corpus
-from pipeline.tally import Tally
+from pipeline import schema
+from pipeline.corpus.discover import Corpus
+from pipeline.planning.plan import make_plan
+from pipeline.runs.accounting import Tally
+from pipeline.tables import parquet
 
 VERSIONS = {"face": "f1", "landmarks": "l1", "emotions": "e1", "clips": "c1", "quarantine": "c1"}
 SLOTS = ("face", "landmarks", "emotions")
@@ -38,9 +39,9 @@ def random_output(output, seed):
                     entry = {"clip_id": clip, "fingerprint": "old" if kind == "stale" else "x", "first": first}
                     entry |= {"count": count, "faces": 2, "last": last}
                     entry["video"] = {"frames": LENGTH, "sampled": LENGTH} if last else None
-                    ledger = pa.Table.from_pylist([entry], schema=store.LEDGER)
+                    ledger = pa.Table.from_pylist([entry], schema=parquet.LEDGER)
                     empty = schema.slot_schema(slot).empty_table()
-                    store.write_chunks(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], shard, empty, ledger)
+                    parquet.write_chunks(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], shard, empty, ledger)
                     if kind != "stale":
                         held.setdefault((clip, slot), set()).update(range(first, first + count))
                         if last:
@@ -60,7 +61,7 @@ def asked(plan):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_plan_asks_for_every_missing_frame_once_and_for_no_other(seed, tmp_path):
-    output = store.open_output(str(tmp_path))
+    output = parquet.open_output(str(tmp_path))
     corpus, held, ends = random_output(output, seed)
     plan = make_plan(corpus, output, VERSIONS, NEEDS)
     expected = {
@@ -85,7 +86,7 @@ def test_a_plan_asks_for_every_missing_frame_once_and_for_no_other(seed, tmp_pat
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_table_of_the_summary_counts_every_clip(seed, tmp_path):
-    output = store.open_output(str(tmp_path))
+    output = parquet.open_output(str(tmp_path))
     corpus, held, ends = random_output(output, seed)
     summary = make_plan(corpus, output, VERSIONS, NEEDS).summary.to_pylist()
     for shard in ("a", "b", "c"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.scores import score_clusters
+from pipeline.identity.scores import score_clusters
 
 
 def test_a_perfect_clustering_scores_one():

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline import files, tars
-from pipeline.config import Config
+from pipeline.config.models import Config
+from pipeline.corpus import tar_index
+from pipeline.corpus.discover import read_corpus
 from pipeline.errors import ClipError, ConfigError
 from pipeline.schema import CLIP
-from pipeline.sources import read_corpus
+from pipeline.storage import fs as files
 
 CONFIG = Config()
 
@@ -276,8 +277,8 @@ def test_listing_a_tar_does_not_read_its_contents(tmp_path, monkeypatch):
             read.append(count := super().readinto(buffer))
             return count
 
-    monkeypatch.setattr(tars, "open_bytes", lambda *_: Counting(tar))
-    assert len(tars.list_members(f"file://{tar}").members) == 20
+    monkeypatch.setattr(tar_index, "open_bytes", lambda *_: Counting(tar))
+    assert len(tar_index.list_members(f"file://{tar}").members) == 20
     assert sum(read) < 100_000
 
 

@@ -11,8 +11,9 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 import pipeline
-from pipeline import schema, store
+from pipeline import schema
 from pipeline.errors import OutputError
+from pipeline.tables import parquet
 
 
 @pytest.fixture(params=["path", "file", "memory"])
@@ -23,7 +24,7 @@ def out(request, tmp_path):
 
 def chunk(clip, first=0, count=2, faces=1):
     entry = {"clip_id": clip, "fingerprint": "x", "first": first, "count": count, "faces": faces, "last": False}
-    return pa.Table.from_pylist([entry], schema=store.LEDGER)
+    return pa.Table.from_pylist([entry], schema=parquet.LEDGER)
 
 
 def face(clip, frame=0):
@@ -33,14 +34,14 @@ def face(clip, frame=0):
 
 def write(output, *clips, shard="s", version="v1"):
     rows = pa.Table.from_pylist([face(clip) for clip in clips], schema=schema.slot_schema("face"))
-    return store.write_chunks(output, "faces", version, shard, rows, pa.concat_tables([chunk(c) for c in clips]))
+    return parquet.write_chunks(output, "faces", version, shard, rows, pa.concat_tables([chunk(c) for c in clips]))
 
 
 def test_written_chunks_are_read_back_with_their_shard_and_units(out):
-    output = store.open_output(out)
+    output = parquet.open_output(out)
     write(output, "a", "b")
     write(output, "c", shard="t")
-    store.switch_current(output, {"faces": "v1"})
+    parquet.switch_current(output, {"faces": "v1"})
     table = pipeline.read_table(out, "faces")
     assert sorted(zip(table["clip_id"].to_pylist(), table["shard"].to_pylist(), strict=True)) == [
         ("a", "s"),
@@ -52,19 +53,19 @@ def test_written_chunks_are_read_back_with_their_shard_and_units(out):
 
 
 def test_the_name_follows_from_the_chunks_in_any_order(out):
-    output = store.open_output(out)
+    output = parquet.open_output(out)
     assert write(output, "a", "b") == write(output, "b", "a")
-    assert len(store.list_files(output, "faces")) == 1
+    assert len(parquet.list_files(output, "faces")) == 1
 
 
 def test_vectors_take_no_more_space_than_their_numbers(tmp_path):
-    output = store.open_output(str(tmp_path))
+    output = parquet.open_output(str(tmp_path))
     values = np.random.default_rng(0).standard_normal((200, 512), np.float32)
     rows = pa.Table.from_pylist(
         [{"clip_id": "a", "frame": i, "face": 0, "embedding": row.tolist()} for i, row in enumerate(values)],
         schema=schema.slot_schema("embeddings"),
     )
-    path = store.write_chunks(output, "embeddings", "v1", "s", rows, chunk("a", count=200, faces=200))
+    path = parquet.write_chunks(output, "embeddings", "v1", "s", rows, chunk("a", count=200, faces=200))
     assert (tmp_path / path).stat().st_size < values.nbytes
     group = pq.read_metadata(tmp_path / path).row_group(0)
     dictionaries = {group.column(i).path_in_schema: group.column(i).has_dictionary_page for i in range(4)}
@@ -72,46 +73,46 @@ def test_vectors_take_no_more_space_than_their_numbers(tmp_path):
 
 
 def test_the_footer_is_the_ledger(out):
-    output = store.open_output(out)
+    output = parquet.open_output(out)
     path = write(output, "a", "b")
-    ledger = store.read_ledger(output, "faces", "v1", "s")
+    ledger = parquet.read_ledger(output, "faces", "v1", "s")
     assert ledger["clip_id"].to_pylist() == ["a", "b"]
     assert set(ledger["path"].to_pylist()) == {path}
 
 
 def test_dropping_a_clip_keeps_its_neighbours(out):
-    output = store.open_output(out)
+    output = parquet.open_output(out)
     write(output, "a", "b")
-    store.drop_clips(output, "faces", "v1", "s", ["a"])
-    assert store.read_ledger(output, "faces", "v1", "s")["clip_id"].to_pylist() == ["b"]
-    assert store.read_version(output, "faces", "v1")["clip_id"].to_pylist() == ["b"]
+    parquet.drop_clips(output, "faces", "v1", "s", ["a"])
+    assert parquet.read_ledger(output, "faces", "v1", "s")["clip_id"].to_pylist() == ["b"]
+    assert parquet.read_version(output, "faces", "v1")["clip_id"].to_pylist() == ["b"]
 
 
 def test_a_new_version_is_not_read_before_it_is_in_force(out):
-    output = store.open_output(out)
+    output = parquet.open_output(out)
     write(output, "a")
-    store.switch_current(output, {"faces": "v1"})
+    parquet.switch_current(output, {"faces": "v1"})
     write(output, "b", version="v2")
     assert pipeline.read_table(out, "faces")["clip_id"].to_pylist() == ["a"]
-    store.switch_current(output, {"faces": "v2"})
+    parquet.switch_current(output, {"faces": "v2"})
     assert pipeline.read_table(out, "faces")["clip_id"].to_pylist() == ["b"]
 
 
 READ_AND_END = """
 import sys, fsspec
 from fsspec.implementations.dirfs import DirFileSystem
-from pipeline import store
+from pipeline.tables import parquet
 fs = fsspec.filesystem("file")
-output = store.Output(DirFileSystem("/", fs) if sys.argv[2] == "remote" else fs, sys.argv[1])
-store.read_file(output, store.list_files(output, "faces")[0])
-store.read_version(output, "faces", "v1", ["face"])
+output = parquet.Output(DirFileSystem("/", fs) if sys.argv[2] == "remote" else fs, sys.argv[1])
+parquet.read_file(output, parquet.list_files(output, "faces")[0])
+parquet.read_version(output, "faces", "v1", ["face"])
 """
 
 
 @pytest.mark.parametrize("storage", ["local", "remote"])
 def test_a_process_that_reads_and_ends_at_once_ends_well(tmp_path, storage):
     # Arrow's threads used to let go of Python's buffers while the interpreter was ending: abort, in half of all cases
-    output = store.open_output(str(tmp_path))
+    output = parquet.open_output(str(tmp_path))
     for shard in range(8):
         write(output, *[f"{shard}-{clip}" for clip in range(50)], shard=str(shard))
     command = [sys.executable, "-c", READ_AND_END, str(tmp_path), storage]
@@ -120,29 +121,29 @@ def test_a_process_that_reads_and_ends_at_once_ends_well(tmp_path, storage):
 
 
 def test_a_storage_of_any_kind_is_read_alike(tmp_path):
-    local = store.open_output(str(tmp_path))
+    local = parquet.open_output(str(tmp_path))
     write(local, "a", "b")
-    remote = store.Output(DirFileSystem("/", LocalFileSystem()), local.root)
-    assert store.read_version(remote, "faces", "v1").equals(store.read_version(local, "faces", "v1"))
+    remote = parquet.Output(DirFileSystem("/", LocalFileSystem()), local.root)
+    assert parquet.read_version(remote, "faces", "v1").equals(parquet.read_version(local, "faces", "v1"))
 
 
 def test_tables_of_other_faces_go_out_of_force(out):
-    output = store.open_output(out)
-    store.switch_current(output, {"faces": "v1", "gaze": "g1"})
-    store.switch_current(output, {"gaze": "g2"})
-    assert store.read_current(output) == {"faces": "v1", "gaze": "g2"}
-    store.switch_current(output, {"faces": "v2"})
-    assert store.read_current(output) == {"faces": "v2"}
+    output = parquet.open_output(out)
+    parquet.switch_current(output, {"faces": "v1", "gaze": "g1"})
+    parquet.switch_current(output, {"gaze": "g2"})
+    assert parquet.read_current(output) == {"faces": "v1", "gaze": "g2"}
+    parquet.switch_current(output, {"faces": "v2"})
+    assert parquet.read_current(output) == {"faces": "v2"}
 
 
 def test_a_table_that_was_never_written_is_empty(out):
-    store.switch_current(store.open_output(out), {"faces": "v1"})
+    parquet.switch_current(parquet.open_output(out), {"faces": "v1"})
     assert pipeline.read_table(out, "gaze").num_rows == 0
     assert "gaze_yaw" in pipeline.read_table(out, "gaze").column_names
 
 
 def test_wrong_names_are_answered_with_the_right_ones(out):
-    store.switch_current(store.open_output(out), {"faces": "v1"})
+    parquet.switch_current(parquet.open_output(out), {"faces": "v1"})
     with pytest.raises(KeyError, match="landmarks"):
         pipeline.read_table(out, "face")
     with pytest.raises(KeyError, match="box_x1"):
@@ -155,11 +156,11 @@ def test_a_folder_without_tables_is_refused(tmp_path):
 
 
 def test_plain_readers_see_partitions_and_no_unfinished_file(tmp_path):
-    output = store.open_output(str(tmp_path))
+    output = parquet.open_output(str(tmp_path))
     path = write(output, "a")
     unfinished = (tmp_path / path).with_name(".left-behind.parquet.1234.tmp")
     unfinished.write_bytes(b"half a file")
     table = ds.dataset(tmp_path / "faces", partitioning="hive").to_table()
     assert table["shard"].to_pylist() == ["s"]
     assert "shard" not in pq.read_schema(tmp_path / path).names
-    assert store.list_files(output, "faces") == [path]
+    assert parquet.list_files(output, "faces") == [path]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.people_config import TracksConfig
+from pipeline.config.people_config import TracksConfig
 from pipeline.schema import TRACKS, slot_schema
-from pipeline.tracks import link_faces, link_shard, overlap, pool_embeddings
+from pipeline.tracking.link import link_faces, link_shard, overlap, pool_embeddings
 
 CLIP = "00000000000000aa"
 DEFAULT = TracksConfig()

@@ -8,9 +8,9 @@ import tarfile
 import av
 import pytest
 
-from pipeline.config import Config, DecodeConfig
-from pipeline.decode import decode_clip
-from pipeline.sources import read_corpus
+from pipeline.config.models import Config, DecodeConfig
+from pipeline.corpus.discover import read_corpus
+from pipeline.decode.decoder import decode_clip
 
 PLAYLISTS = {
     "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\n{url}/secret.ts\n#EXT-X-ENDLIST\n",

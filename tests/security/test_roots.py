@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from pipeline.attempts import Attempts, Marks
-from pipeline.careful import decode_carefully
-from pipeline.config import Config, load_config
+from pipeline.config.models import Config, load_config
+from pipeline.corpus.allowlist import is_allowed
+from pipeline.corpus.discover import read_corpus
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.roots import is_allowed
-from pipeline.sources import read_corpus
+from pipeline.isolation.annotating import decode_carefully
+from pipeline.isolation.registry import Attempts, Marks
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipeline import files
+from pipeline.storage import fs
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "chaos")]
 
@@ -65,6 +65,6 @@ def clip_row():
 
     def make(uri, **columns):
         row = dict.fromkeys(("member", "offset", "size", "start_s", "end_s", "key", "fingerprint", "bbox"))
-        return {**row, "clip_id": "0" * 16, "uri": files.normalise_uri(str(uri)), "shard": "s", **columns}
+        return {**row, "clip_id": "0" * 16, "uri": fs.normalise_uri(str(uri)), "shard": "s", **columns}
 
     return make

@@ -7,11 +7,13 @@ import tarfile
 import fsspec
 import pytest
 
-from pipeline import files, store, tars
-from pipeline.config import Config, DecodeConfig
-from pipeline.decode import decode_clip
+from pipeline.config.models import Config, DecodeConfig
+from pipeline.corpus import tar_index
+from pipeline.corpus.discover import read_corpus
+from pipeline.decode.decoder import decode_clip
 from pipeline.errors import TRIED_AGAIN, ClipError
-from pipeline.sources import read_corpus
+from pipeline.storage import fs as files
+from pipeline.tables import parquet
 
 FAULTS = {"unavailable": 0.08, "cut": 0.12, "reset": 0.08, "slow": 0.05, "delay_s": 0.2}
 
@@ -69,7 +71,7 @@ def test_members_of_a_tar_are_windows_over_it(put, faulty, video, clip_row):
             tar.add(video, f"clip{i}.mp4")
     uri = put("shard.tar", buffer.getvalue())
     options = faulty(4, **FAULTS).options
-    listing = tars.list_members(uri, options)
+    listing = tar_index.list_members(uri, options)
     assert listing.problem is None
     assert [member.name for member in listing.members] == [f"clip{i}.mp4" for i in range(5)]
     member = listing.members[3]
@@ -151,10 +153,10 @@ def test_ten_thousand_objects_are_listed(s3, bucket, faulty):
 def test_a_large_file_is_written_in_parts_and_whole(bucket, faulty):
     data = os.urandom(60 << 20)  # above s3fs's limit for one request
     proxy = faulty(6, unavailable=0.05, slow=0.05)
-    output = store.open_output(f"s3://{bucket}/out", proxy.options)
-    store.write_bytes(output, "faces/part.parquet", data)
+    output = parquet.open_output(f"s3://{bucket}/out", proxy.options)
+    parquet.write_bytes(output, "faces/part.parquet", data)
     assert output.fs.cat_file(output.path("faces/part.parquet")) == data
-    assert store.list_files(output, "faces") == ["faces/part.parquet"]
+    assert parquet.list_files(output, "faces") == ["faces/part.parquet"]
 
 
 def test_of_many_conditional_puts_one_wins(s3, bucket):

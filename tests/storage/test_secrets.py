@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.config import load_config
-from pipeline.config_text import describe
+from pipeline.config.models import load_config
+from pipeline.config.render import describe
 from pipeline.errors import ConfigError
 
 SECRETS = ["AKIAVERYSECRETKEY", "very/secret+value", "token-of-session", "in-the-url"]

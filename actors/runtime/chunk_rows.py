@@ -1,0 +1,173 @@
+"""Between rows of Arrow, as chunks travel, and what the models of an actor read and say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from actors.runtime.batch import Clipping, Faces, Piece
+
+FACE_WIDTH = 16  # x1 y1 x2 y2, score, five points, sharpness
+
+
+def alike(chunks: pa.Table, hosted: Sequence[str]) -> list[list[int]]:
+    """Rows that ask for the same slots and bring the same results, and end without an error before any frame."""
+    groups: dict[tuple, list[int]] = {}
+    asked = chunks["slots"].to_pylist()
+    brought = {name: chunks[name].is_null().to_pylist() for name in ("face", "landmarks")}
+    for row in range(chunks.num_rows):
+        slots = tuple(slot for slot in asked[row] or () if slot in hosted)
+        if slots:
+            groups.setdefault((slots, brought["face"][row], brought["landmarks"][row]), []).append(row)
+    return list(groups.values())
+
+
+def to_clippings(chunks: pa.Table) -> list[Clipping]:
+    """The frames of each row, laid end to end; views of its bytes."""
+    counts = chunks["frames"].combine_chunks().value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    columns = {name: chunks[name].to_pylist() for name in ("height", "width", "matrix", "full_range")}
+    made = []
+    for row in range(chunks.num_rows):
+        buffer = chunks["planes"][row].as_buffer()
+        planes = np.frombuffer(buffer, np.uint8) if buffer is not None else np.empty(0, np.uint8)
+        made.append(
+            Clipping(
+                planes=planes,
+                count=int(counts[row]),
+                height=columns["height"][row] or 0,
+                width=columns["width"][row] or 0,
+                matrix=columns["matrix"][row] or "bt601",
+                full_range=bool(columns["full_range"][row]),
+                offset=int(offsets[row]),
+            )
+        )
+    return made
+
+
+@dataclass
+class Part:
+    """What a lane found in its pieces, on the device.
+
+    Attributes:
+        found: frames of the faces of each piece, within the call, and the faces.
+        sharpness: of each batch of faces.
+        outputs: slot -> output for each batch of faces.
+    """
+
+    found: list[tuple[Tensor, Faces]] = field(default_factory=list)
+    sharpness: list[Tensor] = field(default_factory=list)
+    outputs: dict[str, list[Tensor]] = field(default_factory=dict)
+
+
+class Stored:
+    """The boxes, and perhaps landmarks, that the chunks of a call bring with them."""
+
+    def __init__(self, clippings: Sequence[Clipping], chunks: pa.Table, device: torch.device) -> None:
+        self.device = device
+        self.frame_N, self.faces_NW = _flat_faces(clippings, chunks, "face", FACE_WIDTH)
+        self.landmarks_N136 = None
+        if chunks["landmarks"].null_count == 0:
+            _, self.landmarks_N136 = _flat_faces(clippings, chunks, "landmarks", 136)
+
+    def faces(self, piece: Piece) -> Faces:
+        """Those whose frames lie in a piece, in the order of its frames; faces of a frame keep their order."""
+        frame_B = piece.frame_B.cpu().numpy()  # rises, since chunks are laid end to end
+        row_N = np.searchsorted(frame_B, self.frame_N)
+        mine = np.flatnonzero(frame_B[np.minimum(row_N, len(frame_B) - 1)] == self.frame_N)
+        mine = mine[np.argsort(row_N[mine], kind="stable")]
+        values = torch.from_numpy(self.faces_NW[mine]).to(self.device)
+        landmarks = None
+        if self.landmarks_N136 is not None:
+            landmarks = torch.from_numpy(self.landmarks_N136[mine]).to(self.device).reshape(-1, 68, 2)
+        rows = torch.from_numpy(row_N[mine]).to(self.device)
+        return Faces(rows, values[:, :4], values[:, 4], values[:, 5:15].reshape(-1, 5, 2), landmarks)
+
+
+def _flat_faces(
+    clippings: Sequence[Clipping], chunks: pa.Table, slot: str, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frame (within the call) and values of every face that the rows bring for a slot."""
+    frames = [
+        np.asarray(index, np.int64) + c.offset for c, index in zip(clippings, lists(chunks["face_index"]), strict=True)
+    ]
+    values = [np.asarray(v, np.float32).reshape(-1, width) for v in lists(chunks[slot])]
+    return np.concatenate(frames), np.concatenate(values)
+
+
+def collect(
+    clippings: Sequence[Clipping], parts: Sequence[Part], slots: Sequence[str], with_faces: bool
+) -> list[dict[str, np.ndarray]]:
+    """Bring all results to the host at once and deal them out to the chunks, faces in the order of their frames.
+
+    Args:
+        clippings: the chunks.
+        parts: what was found in them.
+        slots: those whose models read faces.
+        with_faces: the boxes are results too, and not what the chunks brought.
+
+    Returns:
+        For each chunk: `face_index` (N,) int32, and (N, width) for each slot.
+    """
+    found = [piece for part in parts for piece in part.found]
+    frame_N = torch.cat([frame for frame, _ in found])
+    tensors = {}
+    if with_faces:
+        sharpness = [values for part in parts for values in part.sharpness]
+        columns = [torch.cat([_box_columns(faces) for _, faces in found])]
+        columns.append((torch.cat(sharpness) if sharpness else columns[0].new_empty(0))[:, None])
+        tensors["face"] = torch.cat(columns, dim=1)
+    for slot in slots:
+        # the width of a slot without a single face is not known; its lists are empty, so any will do
+        outputs = [output for part in parts for output in part.outputs.get(slot, ())]
+        tensors[slot] = torch.cat(outputs) if outputs else frame_N.new_empty(0, 1).float()
+    host = {name: tensor.to("cpu", non_blocking=True) for name, tensor in {"frame": frame_N, **tensors}.items()}
+    if frame_N.is_cuda:
+        torch.cuda.synchronize()
+    frames = host["frame"].numpy()
+    order = np.argsort(frames, kind="stable")
+    starts = np.searchsorted(
+        frames[order], [c.offset for c in clippings] + [clippings[-1].offset + clippings[-1].count]
+    )
+    results = []
+    for clipping, low, high in zip(clippings, starts[:-1], starts[1:], strict=True):
+        mine = order[low:high]
+        result = {"face_index": (frames[mine] - clipping.offset).astype(np.int32)}
+        result |= {name: host[name].numpy()[mine] for name in tensors}
+        results.append(result)
+    return results
+
+
+def _box_columns(faces: Faces) -> Tensor:
+    """Box, score and five points, (N, 15)."""
+    points_N10 = faces.boxes_N4.new_full((len(faces), 10), float("nan"))
+    if faces.points_N52 is not None:
+        points_N10 = faces.points_N52.reshape(-1, 10)
+    return torch.cat([faces.boxes_N4, faces.scores_N[:, None], points_N10], dim=1)
+
+
+def no_faces(chunks: pa.Table, slots: Sequence[str], brought: set[str]) -> list[dict[str, np.ndarray]]:
+    """As `collect`, where there is nothing to look at."""
+    result: dict[str, np.ndarray] = {slot: np.empty(0, np.float32) for slot in slots}
+    if "face" not in brought:
+        result["face_index"] = np.empty(0, np.int32)
+    return [result for _ in range(chunks.num_rows)]
+
+
+def lists(column: pa.ChunkedArray) -> list[np.ndarray | None]:
+    """The lists of a list column as arrays, None where null."""
+    return [None if not item.is_valid else item.values.to_numpy(zero_copy_only=False) for item in column]
+
+
+def to_lists(values: Sequence[np.ndarray | None], kind: pa.DataType) -> pa.Array:
+    """A list column from one array per row (flattened), None for null."""
+    dtype = kind.value_type.to_pandas_dtype()
+    flat = [np.asarray(v, dtype).ravel() for v in values if v is not None]
+    lengths = np.array([0 if v is None else np.asarray(v).size for v in values], np.int64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    mask = pa.array([v is None for v in values])
+    child = pa.array(np.concatenate(flat) if flat else np.empty(0, dtype), kind.value_type)
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), child, mask=mask)

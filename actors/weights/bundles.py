@@ -1,0 +1,323 @@
+"""A bundle names a model for each slot. It resolves to a short ordered list of models with files and versions.
+
+A bundle is a name of actors/weights/catalog.py or a YAML file:
+
+    extends: pyfeat                # optional: start from a named bundle
+    models:
+      face: {model: retinaface_mnet025, weights: weights/retinaface.safetensors}
+      embeddings:
+        factory: my_package.models:build_embedder      # called as build_embedder(weights, **parameters)
+        weights: s3://bucket/embedder.safetensors      # a path relative to this file, or any fsspec URI
+        input: aligned112                              # frames | crops112 | crops224 | aligned112 | landmarks
+        same_person_cosine: 0.33                       # embeddings only
+        switch_cosine: 0.1                             # embeddings only, optional
+        parameters: {width: 512}
+      emotions: none
+
+The YAML file's folder is importable for factories. Resolving needs no torch, so it can run where no model can.
+"""
+
+import hashlib
+import importlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from actors.errors import BundleError, MissingWeightsError
+from actors.weights import cache as weight_cache
+from actors.weights.cache import Access, FileRef
+from actors.weights.catalog import BUNDLES, INPUTS, MODELS, SLOTS, ModelCard
+from actors.weights.digests import noted_digest
+from actors.weights.locate import find_files
+from actors.weights.mirror import Mirror, open_mirror
+
+
+class Entry(BaseModel):
+    """One slot of a bundle file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = None
+    factory: str | None = None
+    weights: str | dict[str, str] | None = None
+    parameters: dict[str, Any] = {}
+    input: Literal["frames", "crops112", "crops224", "wide224", "aligned112", "landmarks", "hog112"] | None = None
+    same_person_cosine: float | None = None
+    switch_cosine: float | None = None
+    align_on: Literal["detector", "landmarks"] | None = None
+    thread_safe: bool = False
+    licence: str | None = None
+
+    @model_validator(mode="after")
+    def _model_or_factory(self) -> "Entry":
+        if (self.model is None) == (self.factory is None):
+            raise ValueError("give either 'model' (a name that Faceatlas knows) or 'factory' (package.module:function)")
+        if self.factory is not None and ":" not in self.factory:
+            raise ValueError(f"factory {self.factory!r}: write it as package.module:function")
+        if self.factory is not None and self.input is None:
+            raise ValueError(f"a factory must say its 'input': one of {', '.join(INPUTS[:-1])}")
+        if self.thread_safe and self.factory is None:
+            raise ValueError("'thread_safe' is said of a factory's model; those that Faceatlas knows all are")
+        return self
+
+
+@dataclass(frozen=True)
+class Model:
+    """A resolved model: all that an actor on any machine needs to load it, and the version that its table gets.
+
+    Attributes:
+        slot: the slot it fills.
+        name: the catalogue's name, or the factory.
+        builder: `module:function`.
+        is_factory: the builder is the user's: called with `weights` instead of `files`.
+        input: one of catalog.INPUTS.
+        files: role -> file.
+        parameters: keyword arguments of the builder.
+        import_path: folder that is put on the import path for a factory.
+        needs: slots whose results it reads.
+        align_on: for aligned112: `detector` or `landmarks`.
+        thread_safe: several threads may call it at once.
+        points: a face model that gives five points.
+        poses: a face model that gives head poses.
+        same_person_cosine, switch_cosine: for embeddings.
+        licence: of the weights.
+        research_only: the licence forbids commercial use.
+        precision: kind of device -> dtype of the network; float32 where not named.
+        version: 12 hex digits; names the version of the slot's table.
+    """
+
+    slot: str
+    name: str
+    builder: str
+    is_factory: bool
+    input: str
+    files: Mapping[str, FileRef]
+    parameters: Mapping[str, Any]
+    import_path: str | None
+    needs: tuple[str, ...]
+    align_on: str | None
+    thread_safe: bool
+    points: bool
+    poses: bool
+    same_person_cosine: float | None
+    switch_cosine: float | None
+    licence: str
+    research_only: bool
+    precision: Mapping[str, str]
+    version: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A resolved bundle: its models in the order in which they run."""
+
+    name: str
+    models: tuple[Model, ...] = field(default_factory=tuple)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Slot -> version."""
+        return {model.slot: model.version for model in self.models}
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Slots that no model fills."""
+        return tuple(slot for slot in SLOTS if slot not in self.versions)
+
+    def slot(self, name: str) -> Model | None:
+        """The model of a slot, if any."""
+        return next((model for model in self.models if model.slot == name), None)
+
+
+def read_bundle(bundle: str) -> tuple[str, dict[str, Entry], Path | None]:
+    """Name, entries by slot, and folder of a bundle given by name or by YAML file.
+
+    Raises:
+        BundleError: no such bundle, or the file is wrong; the message names the slot and the setting.
+    """
+    if bundle in BUNDLES:
+        return bundle, {slot: Entry(model=model) for slot, model in BUNDLES[bundle].items()}, None
+    path = Path(bundle)
+    if path.suffix not in (".yaml", ".yml"):
+        raise BundleError(f"no bundle {bundle!r}; there are {', '.join(BUNDLES)}, or give a .yaml file")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise BundleError(f"cannot read the bundle {bundle}: {error}") from error
+    if not isinstance(tree, dict) or not isinstance(tree.get("models"), dict):
+        raise BundleError(f"bundle {bundle}: expected a section 'models:' with one entry per slot")
+    if unknown := set(tree) - {"name", "extends", "models"}:
+        raise BundleError(
+            f"bundle {bundle}: unknown setting {', '.join(sorted(unknown))}; there are name, extends, models"
+        )
+    base = tree.get("extends")
+    if base is not None and base not in BUNDLES:
+        raise BundleError(f"bundle {bundle}: extends {base!r}, which is none of {', '.join(BUNDLES)}")
+    entries = {slot: Entry(model=model) for slot, model in BUNDLES.get(base or "", {}).items()}
+    for slot, value in tree["models"].items():
+        if slot not in SLOTS:
+            raise BundleError(f"bundle {bundle}: no slot {slot!r}; there are {', '.join(SLOTS)}")
+        if value in (None, "none"):
+            entries.pop(slot, None)
+            continue
+        try:
+            entries[slot] = Entry.model_validate({"model": value} if isinstance(value, str) else value)
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors())
+            raise BundleError(f"bundle {bundle}, slot {slot}: {problems}") from error
+    return str(tree.get("name") or path.stem), entries, path.resolve().parent
+
+
+def resolve_bundle(
+    bundle: str,
+    sampling: str = "",
+    mirror: str | None = None,
+    cache: str | None = None,
+    *,
+    revisions: Mapping[str, str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Find every file of a bundle and work out the versions.
+
+    Args:
+        bundle: name or YAML file.
+        sampling: version of what comes before the models (which frames are decoded); every version depends on it.
+        mirror: folder laid out like the hub, any fsspec URI; None: the hub.
+        cache: folder for files fetched from the hub or from URIs.
+        revisions: hub repository -> commit, for repositories whose card pins none; the default branch where it names
+            none either. The commit that a file was taken from is its `FileRef.revision`.
+        storage_options: for fsspec, of the mirror and of files given as URIs.
+
+    Raises:
+        BundleError: the bundle is wrong.
+        MissingWeightsError: a file cannot be had; the message names the model, the file and what to do.
+        DigestError: the mirror holds other bytes than it says.
+    """
+    name, entries, folder = read_bundle(bundle)
+    if "face" not in entries:
+        raise BundleError(
+            f"bundle {name}: every bundle needs a model for the slot 'face'; the others work on its boxes"
+        )
+    access = Access(cache, storage_options or {}, revisions or {})
+    opened = open_mirror(mirror, access.options) if mirror is not None else None
+    models: dict[str, Model] = {}
+    for slot in SLOTS:
+        if slot in entries:
+            models[slot] = _resolve(name, slot, entries[slot], folder, models, sampling, opened, access)
+    return Bundle(name, tuple(models.values()))
+
+
+def _resolve(
+    bundle: str,
+    slot: str,
+    entry: Entry,
+    folder: Path | None,
+    before: Mapping[str, Model],
+    sampling: str,
+    mirror: Mirror | None,
+    access: Access,
+) -> Model:
+    name = entry.model or entry.factory or ""
+    where = f"bundle {bundle}, slot {slot}, model {name}"
+    card = _card(where, slot, entry)
+    kind = entry.input or card.input
+    if (kind == "frames") != (slot == "face"):
+        raise BundleError(f"{where}: input {kind!r} does not fit; a face model reads frames, all others faces")
+    if slot == "landmarks" and kind not in ("crops112", "wide224"):
+        raise BundleError(f"{where}: input {kind!r} does not fit; a landmark model reads crops112 or wide224")
+    cosine = entry.same_person_cosine if entry.same_person_cosine is not None else card.same_person_cosine
+    if slot == "embeddings" and cosine is None:
+        raise BundleError(
+            f"{where}: an embedding model must state 'same_person_cosine'; thresholds differ between models"
+        )
+    if kind == "detector" and not before["face"].poses:
+        givers = [model for model, face in MODELS["face"].items() if face.poses]
+        raise BundleError(
+            f"{where}: it reads the pose that the face model gives, and {before['face'].name} gives none; "
+            f"fill the slot face with {' or '.join(givers)}, or the slot pose with pose_mlp"
+        )
+    align_on = None
+    if kind == "aligned112":
+        align_on = entry.align_on or ("detector" if before["face"].points else "landmarks")
+    needs = ["face"] if slot != "face" else []
+    if kind in ("landmarks", "hog112") or align_on == "landmarks":
+        if "landmarks" not in before:
+            raise BundleError(f"{where}: it needs landmarks, and the bundle has no model for that slot")
+        needs.append("landmarks")
+    given = {"weights": entry.weights} if isinstance(entry.weights, str) else entry.weights or {}
+    if unknown := set(given) - set(card.files) if entry.model else set():
+        raise BundleError(
+            f"{where}: it has no file {', '.join(sorted(unknown))}; it has {', '.join(card.files) or 'none'}"
+        )
+    files = find_files(where, given, card.files, folder, mirror, access)
+    digests = {role: ref.digest for role, ref in sorted(files.items())}
+    content = [name, card.algorithm, kind, align_on, dict(entry.parameters), digests]
+    depends = [sampling, *(before[need].version for need in needs)]
+    return Model(
+        slot=slot,
+        name=name,
+        builder=card.builder,
+        is_factory=entry.factory is not None,
+        input=kind,
+        files=files,
+        parameters=dict(entry.parameters),
+        import_path=str(folder) if folder is not None else None,
+        needs=tuple(needs),
+        align_on=align_on,
+        thread_safe=entry.factory is None or entry.thread_safe,
+        points=card.points or bool(entry.factory and slot == "face"),
+        poses=card.poses,
+        same_person_cosine=cosine,
+        switch_cosine=entry.switch_cosine if entry.switch_cosine is not None else card.switch_cosine,
+        licence=entry.licence or card.licence,
+        research_only=card.research_only,
+        precision=card.precision,
+        version=hashlib.blake2b(json.dumps([content, depends], sort_keys=True).encode(), digest_size=6).hexdigest(),
+    )
+
+
+def _card(where: str, slot: str, entry: Entry) -> ModelCard:
+    """What is known of an entry's model."""
+    if entry.model is None:
+        return ModelCard(entry.factory or "", entry.input or "")
+    known = MODELS.get(slot, {})
+    if entry.model in known:
+        return known[entry.model]
+    if others := [other for other, models in MODELS.items() if entry.model in models]:
+        raise BundleError(f"{where}: this model fills the slot {' and '.join(map(repr, others))}")
+    raise BundleError(f"{where}: no model {entry.model!r}; this slot has {', '.join(known) or 'none'}")
+
+
+def build_model(model: Model, cache: str | None = None, storage_options: Mapping[str, Any] | None = None) -> Any:
+    """Load a resolved model on this machine, on the CPU; for its calling convention see actors/models.
+
+    Raises:
+        MissingWeightsError: a file is not there any more, or holds other bytes than when the run was planned.
+        StateDictError: the file does not fit the model.
+        BundleError: the factory cannot be imported.
+    """
+    files = {role: weight_cache.fetch(ref, cache, storage_options) for role, ref in model.files.items()}
+    for role, path in files.items():
+        if noted_digest(path, cache) != model.files[role].digest:
+            raise MissingWeightsError(
+                f"model {model.name}: {path} changed since the run was planned; start the run again"
+            )
+    module_name, _, function = model.builder.partition(":")
+    if model.import_path is not None and model.import_path not in sys.path:
+        sys.path.append(model.import_path)
+    try:
+        builder = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError) as error:
+        raise BundleError(
+            f"slot {model.slot}: cannot import {model.builder} ({error}); is it installed on every node?"
+        ) from error
+    if not model.is_factory:
+        return builder(files, **model.parameters)
+    weights = files.get("weights") if set(files) <= {"weights"} else files
+    return builder(weights, **model.parameters)

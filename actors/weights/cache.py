@@ -1,0 +1,262 @@
+"""Getting weight files: from the hub, from a mirror laid out like it, or from any URI; each once per machine."""
+
+import errno
+import hashlib
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from actors.errors import DigestError, MissingWeightsError, UnreachableError
+from actors.weights.digests import cache_folder, read_json, write_json
+from actors.weights.state_dict import digest
+
+RETRY_WAITS_S = (0.5, 2.0, 5.0)  # before each further attempt; storage that is throttled answers within seconds
+_FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_FINAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Access:
+    """How this machine gets at weight files.
+
+    Attributes:
+        cache: folder for copies; None: the hub's own cache folder, and the user's for other files.
+        options: of the storage behind URIs, for fsspec.
+        revisions: hub repository -> commit, for repositories whose card pins none.
+    """
+
+    cache: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    revisions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A weight file that has been found: enough for any machine to get the same bytes.
+
+    Attributes:
+        digest: SHA-256 of the bytes, hex.
+        uri: where it lies, if it is not fetched from the hub.
+        repo: hub repository, also of a file of a mirror; else None.
+        name: file name in the repository.
+        revision: the resolved commit; None where a mirror does not tell.
+        package: path below the package `actors`, if it ships with Faceatlas.
+    """
+
+    digest: str
+    uri: str | None = None
+    repo: str | None = None
+    name: str | None = None
+    revision: str | None = None
+    package: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The file's place, for messages and run records."""
+        if self.package is not None:
+            return f"package:{self.package}"
+        return self.uri if self.uri is not None else f"hub:{self.repo}/{self.name}@{self.revision}"
+
+
+def retrying(call: Callable[[], T], waits_s: tuple[float, ...] | None = None) -> T:
+    """The result of a call over the network; after an error that may pass it is tried again.
+
+    Args:
+        call: may be called several times.
+        waits_s: seconds before each further attempt, made up to twice as long by chance; None: RETRY_WAITS_S.
+    """
+    for wait_s in RETRY_WAITS_S if waits_s is None else waits_s:
+        try:
+            return call()
+        except Exception as error:
+            if not _may_pass(error):
+                raise
+        time.sleep(wait_s * (1 + random.random()))
+    return call()
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether an error of storage or network may be gone at the next attempt."""
+    import aiohttp
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if isinstance(error, LocalEntryNotFoundError):
+        return False  # the hub's own client has tried for half a minute
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, aiohttp.ClientError):
+        return _may_pass(error.__cause__)  # fsspec takes any answer but the file for a missing file
+    if isinstance(error, HfHubHTTPError):
+        return error.response is not None and _is_busy(error.response.status_code)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return _is_busy(error.status)
+    if isinstance(error, aiohttp.ClientError):
+        return True
+    return isinstance(error, OSError) and not isinstance(error, _FINAL_ERRORS) and error.errno not in _FINAL_ERRNOS
+
+
+def _refusal(error: FileNotFoundError) -> str | None:
+    """What a web server answered, if fsspec takes another answer than "not found" for a missing file."""
+    import aiohttp
+
+    cause = error.__cause__
+    if not isinstance(cause, aiohttp.ClientError) or getattr(cause, "status", None) in (404, 410):
+        return None
+    return f"{cause.status} {cause.message}" if isinstance(cause, aiohttp.ClientResponseError) else str(cause)
+
+
+def _is_busy(status: int) -> bool:
+    return status >= 500 or status in (408, 429)
+
+
+def open_storage(uri: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+    """The fsspec file system of a path or URI, and the path in it; options are for remote storage only."""
+    import fsspec
+
+    if is_local(uri):
+        return fsspec.filesystem("file"), str(Path(uri.removeprefix("file://")).absolute())
+    return fsspec.core.url_to_fs(uri, use_listings_cache=False, **(options or {}))
+
+
+def is_local(uri: str) -> bool:
+    """Whether a path or URI is a file of this machine, which is read where it lies."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def fetch_uri(
+    uri: str, cache: str | None = None, options: Mapping[str, Any] | None = None, expected: str | None = None
+) -> Path:
+    """A local path with the bytes of `uri`: of a local file its own, else of a copy in the cache.
+
+    A copy is made once, whoever asks for it at the same time, and anew when the file changes.
+
+    Args:
+        uri: a path, `file://`, or any fsspec URI.
+        cache: cache folder.
+        options: for fsspec.
+        expected: SHA-256 that the bytes must have. With it a copy that is there already needs no network.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        MissingWeightsError: it cannot be read, also not after several attempts.
+        DigestError: a copy was made, and its bytes are not those expected. A local file is not checked here.
+    """
+    from filelock import FileLock
+
+    if is_local(uri):
+        path = Path(uri.removeprefix("file://"))
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}")
+        return path
+    folder = cache_folder(cache) / hashlib.sha256(uri.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    target, note = folder / uri.rsplit("/", 1)[-1], folder / "origin.json"
+    # many actors of one machine start at once: the first downloads, the others find the file
+    with FileLock(folder / ".lock"):
+        known = read_json(note) if target.exists() else None
+        if known is not None and known["size"] != target.stat().st_size:
+            known = None
+        if known is not None and expected is not None and known["sha256"] == expected:
+            return target
+        try:
+            fs, remote = open_storage(uri, options)
+            info = retrying(lambda: fs.info(remote))
+            fingerprint = _fingerprint(info)
+            if known is None or known["fingerprint"] != fingerprint:
+                sha256 = retrying(lambda: _download(fs, remote, info.get("size"), target))
+                known = {"uri": uri, "fingerprint": fingerprint, "size": target.stat().st_size, "sha256": sha256}
+                write_json(note, known)
+        except FileNotFoundError as error:
+            if (reason := _refusal(error)) is not None:
+                raise MissingWeightsError(f"{uri} cannot be read: {reason}") from error
+            raise FileNotFoundError(f"no file {uri}") from error
+        except Exception as error:  # every storage has errors of its own
+            raise MissingWeightsError(f"{uri} cannot be read: {str(error) or type(error).__name__}") from error
+        if expected is not None and known["sha256"] != expected:
+            raise DigestError(f"{uri} holds other bytes than expected: SHA-256 {known['sha256']}, not {expected}")
+    return target
+
+
+def _fingerprint(info: Mapping[str, Any]) -> str:
+    """What tells changed bytes apart without reading them: the size, and the ETag or else the time of change."""
+    marks = (info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated"))
+    return f"{info.get('size')} {next((mark for mark in marks if mark is not None), '')}"
+
+
+def _download(fs: Any, path: str, size: int | None, target: Path) -> str:
+    """Copy a remote file; returns its SHA-256."""
+    part = target.with_name(".part")
+    fs.get_file(path, str(part))
+    if size is not None and part.stat().st_size != size:
+        raise OSError(f"the download ended after {part.stat().st_size} of {size} bytes")
+    sha256 = digest(part)
+    part.replace(target)
+    return sha256
+
+
+def hub_cache(cache: str | None) -> str | None:
+    """The hub's cache folder inside a configured cache folder; None: the hub's own default."""
+    return str(Path(cache) / "hub") if cache is not None else None
+
+
+def fetch_hub(
+    repo: str, names: tuple[str, ...], revision: str | None, cache: str | None = None
+) -> tuple[Path, str, str]:
+    """Download a file of a hub repository (or find it in the hub's cache).
+
+    Returns:
+        Local path, the name under which it was found, the resolved commit.
+
+    Raises:
+        MissingWeightsError: not there under any name, or the hub refuses.
+        UnreachableError: the hub does not answer, and no copy is here.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    def download(name: str) -> Path:
+        # the hub's client holds a lock of its own per file while it downloads
+        return Path(hf_hub_download(repo_id=repo, filename=name, revision=revision, cache_dir=hub_cache(cache)))
+
+    for name in names:
+        try:
+            path = retrying(lambda name=name: download(name))  # type: ignore[misc]
+        except LocalEntryNotFoundError as error:  # a subclass of EntryNotFoundError, but it means: no connection
+            raise UnreachableError(f"the hub cannot be reached ({error.__cause__ or error})") from error
+        except EntryNotFoundError:
+            continue
+        except (HfHubHTTPError, OSError) as error:
+            raise MissingWeightsError(f"the hub refused or failed ({error})") from error
+        parts = path.parts  # <cache>/models--<owner>--<repository>/snapshots/<commit>/<name>
+        place = len(parts) - 1 - parts[::-1].index("snapshots") if "snapshots" in parts else None
+        return path, name, parts[place + 1] if place is not None else revision or "unknown"
+    raise MissingWeightsError(f"the repository has no file {' or '.join(names)}")
+
+
+def fetch(ref: FileRef, cache: str | None = None, options: Mapping[str, Any] | None = None) -> Path:
+    """Local path of a found file, on whatever machine this runs.
+
+    Raises:
+        MissingWeightsError: it is not there any more.
+        DigestError: a copy of it was made, and it has changed.
+    """
+    try:
+        if ref.package is not None:
+            return Path(__file__).parents[1] / ref.package
+        if ref.uri is not None:
+            return fetch_uri(ref.uri, cache, options, ref.digest)
+        if ref.repo is None or ref.name is None:
+            raise MissingWeightsError("a weight file without a place")
+        return fetch_hub(ref.repo, (ref.name,), ref.revision, cache)[0]
+    except FileNotFoundError as error:
+        raise MissingWeightsError(
+            f"weight file {ref.place} was there when the run started and is not on {_host()}"
+        ) from error
+
+
+def _host() -> str:
+    return os.uname().nodename

@@ -1,0 +1,127 @@
+"""A mirror of the hub's weight files, for clusters without internet: <mirror>/<owner>/<repository>/<file>.
+
+`mirror.json` at its top says of each file what it must hold, from which commit it was taken, and under which licence it
+may be used. A mirror that was copied by hand has none, and serves too, but then nothing is checked.
+"""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.errors import WeightsError
+from actors.weights import cache
+
+MANIFEST = "mirror.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What `mirror.json` says of a file.
+
+    Attributes:
+        sha256: of its bytes, hex.
+        size: bytes.
+        revision: commit of the hub repository that it was taken from.
+        licence: of the weights.
+        research_only: the licence forbids commercial use.
+    """
+
+    sha256: str
+    size: int
+    revision: str | None
+    licence: str
+    research_only: bool
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """An opened mirror.
+
+    Attributes:
+        uri: its top folder, a path or any fsspec URI.
+        options: for fsspec.
+        records: path below the mirror -> what it must hold; empty without `mirror.json`.
+    """
+
+    uri: str
+    options: Mapping[str, Any]
+    records: Mapping[str, Record]
+
+    def file(self, path: str) -> str:
+        """URI of a file of the mirror."""
+        return f"{self.uri.rstrip('/')}/{path}"
+
+
+def open_mirror(uri: str, options: Mapping[str, Any] | None = None) -> Mirror:
+    """Read what a mirror says of itself.
+
+    Raises:
+        WeightsError: its `mirror.json` cannot be read, or is not one.
+    """
+    place = f"{uri.rstrip('/')}/{MANIFEST}"
+    try:
+        fs, path = cache.open_storage(place, options)
+        content = json.loads(cache.retrying(lambda: fs.cat_file(path)))
+        records = {name: Record(**record) for name, record in content["files"].items()}
+    except FileNotFoundError:
+        records = {}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise WeightsError(f"{place} is not a list of a mirror's files ({error}); pull the mirror again") from error
+    except Exception as error:  # every storage has errors of its own
+        raise WeightsError(f"the mirror {uri} cannot be read: {str(error) or type(error).__name__}") from error
+    return Mirror(uri, dict(options or {}), records)
+
+
+def put_file(mirror_uri: str, name: str, path: Path, record: Record, options: Mapping[str, Any] | None = None) -> bool:
+    """Copy a file into a mirror and put it on record; returns False if it was there and on record already.
+
+    Two writers of one mirror at the same time can lose entries of each other.
+
+    Args:
+        mirror_uri: the mirror, a path or any fsspec URI.
+        name: path below the mirror.
+        path: the file.
+        record: what is to be said of it.
+        options: for fsspec.
+
+    Raises:
+        WeightsError: the mirror cannot be read or written.
+    """
+    mirror = open_mirror(mirror_uri, options)
+    fs, target = cache.open_storage(mirror.file(name), options)
+    try:
+        if mirror.records.get(name) == record and fs.exists(target) and fs.size(target) == record.size:
+            return False
+        cache.retrying(lambda: _upload(fs, path, target))
+        records = {**mirror.records, name: record}
+        text = json.dumps({"files": {key: asdict(value) for key, value in sorted(records.items())}}, indent=2) + "\n"
+        _, manifest = cache.open_storage(mirror.file(MANIFEST), options)
+        cache.retrying(lambda: _write(fs, manifest, text.encode()))
+    except Exception as error:  # every storage has errors of its own
+        raise WeightsError(f"cannot write {mirror.file(name)}: {str(error) or type(error).__name__}") from error
+    return True
+
+
+def _upload(fs: Any, path: Path, target: str) -> None:
+    """Copy a file into the mirror so that it appears whole or not at all (on an object store any upload does)."""
+    if "file" not in fs.protocol:
+        fs.put_file(str(path), target)
+        return
+    aside = Path(target).with_name(f".{Path(target).name}.{os.getpid()}.{secrets.token_hex(4)}")
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, aside)
+    aside.replace(target)
+
+
+def _write(fs: Any, target: str, data: bytes) -> None:
+    if "file" not in fs.protocol:
+        fs.pipe_file(target, data)
+        return
+    aside = Path(target).with_name(f".{Path(target).name}.{os.getpid()}.{secrets.token_hex(4)}")
+    aside.write_bytes(data)
+    aside.replace(target)

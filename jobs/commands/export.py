@@ -1,0 +1,122 @@
+"""`faceatlas export`: the tables of an output in the layout of another tool."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from jobs.options import ConfigOption, OutArgument, SetOption, exit_on_error
+from pipeline.config.models import load_config
+from pipeline.errors import ConfigError
+from pipeline.export.datasets import export_coco, export_hf, export_webdataset
+from pipeline.export.duckdb_views import views_sql
+from pipeline.export.select import Identities
+from pipeline.export.select import export as write_fex
+from pipeline.tables.parquet import open_output, write_bytes
+
+Format = Literal["fex-csv", "fex-parquet", "coco", "webdataset", "hf", "views"]
+
+console = Console(highlight=False, soft_wrap=True, markup=False)
+
+
+def export(
+    out: OutArgument,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            help="fex: a .csv or .parquet file for all clips, or a folder for one file per clip, any URI; coco: a "
+            ".json file; webdataset and hf: a folder. views goes to OUT/views.sql."
+        ),
+    ] = None,
+    form: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="py-feat's layout (Fex) as CSV or Parquet; COCO JSON of boxes and landmarks; WebDataset tars of "
+            "aligned crops; a Hugging Face datasets folder with a data card; views for DuckDB.",
+        ),
+    ] = "fex-csv",
+    clips: Annotated[
+        list[str] | None,
+        typer.Option("--clip", help="Id or key of a clip; may be repeated; default: all that are done."),
+    ] = None,
+    identities: Annotated[
+        Identities, typer.Option(help="Fex, column Identity: of the corpus, or py-feat's clustering within each clip.")
+    ] = "corpus",
+    threshold: Annotated[
+        float, typer.Option(min=-1.0, max=1.0, help="Cosine of py-feat's clustering; not used with corpus.")
+    ] = 0.8,
+    faces_only: Annotated[bool, typer.Option("--faces-only", help="Fex: no rows for frames without a face.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="webdataset: crops of every k-th frame alone.")] = 1,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Write what was found in the layout of another tool; --format fex-csv opens with feat.utils.io.read_feat.
+
+    Examples:
+      faceatlas export out/ --to fex/
+
+      faceatlas export out/ --format fex-parquet --to fex.parquet --identities gallery --threshold 0.5
+
+      faceatlas export out/ --format hf --to dataset/
+
+      faceatlas export out/ --format views && duckdb -init out/views.sql
+    """
+    with exit_on_error():
+        options = load_config(config, assignments or []).storage.options
+        if form == "views":
+            write_views(out, options)
+            console.print(f"views are in {out.rstrip('/')}/views.sql")
+            return
+        if to is None:
+            raise ConfigError(f"--format {form} needs --to, the file or folder to write")
+        files: dict[str, int] = {}
+        clips_done = 0
+        for place, rows in _writer(out, to, form, clips or [], identities, threshold, faces_only, every, options):
+            files[place] = rows
+            clips_done += 1
+    console.print(f"{clips_done} clips, {sum(files.values())} rows in {len(files)} files at {to}")
+    raise typer.Exit(0 if clips_done else 1)
+
+
+def write_views(out: str, options: Mapping[str, Any] | None = None) -> None:
+    """Write OUT/views.sql for the versions in force.
+
+    Raises:
+        OutputError: `out` holds no tables.
+    """
+    output = open_output(out, options)
+    write_bytes(output, "views.sql", views_sql(output).encode())
+
+
+def _writer(
+    out: str,
+    to: str,
+    form: Format,
+    clips: list[str],
+    identities: Identities,
+    threshold: float,
+    faces_only: bool,
+    every: int,
+    options: Mapping[str, Any],
+) -> Iterator[tuple[str, int]]:
+    """(file, rows so far) after each clip, of any format."""
+    if form == "coco":
+        return export_coco(out, to, clips, options)
+    if form == "webdataset":
+        return export_webdataset(out, to, clips, every, options=options)
+    if form == "hf":
+        return export_hf(out, to, clips, options)
+    if form == "views":
+        raise AssertionError("views are no list of clips")
+    return write_fex(
+        out,
+        to,
+        form,
+        clips=clips,
+        identities=identities,
+        threshold=threshold,
+        faces_only=faces_only,
+        storage_options=options,
+    )

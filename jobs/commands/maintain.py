@@ -1,0 +1,48 @@
+"""What the commands that look after an output share."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from jobs.annotate import settings
+from pipeline.errors import ConfigError, OutputError
+from pipeline.storage import lease
+from pipeline.tables import parquet
+from pipeline.tables.parquet import Output
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
+    """`name=value` texts of an option that may be repeated.
+
+    Raises:
+        ConfigError: a text without `=`.
+    """
+    if wrong := [text for text in texts or () if "=" not in text]:
+        raise ConfigError(f"{option} {wrong[0]!r}: write it as name=value")
+    return {name.strip(): value for name, _, value in (text.partition("=") for text in texts or ())}
+
+
+def reading(out: str, config: Path | None, assignments: list[str] | None) -> Output:
+    """An output that must be there.
+
+    Raises:
+        OutputError: it holds no tables.
+    """
+    output = parquet.open_output(out, settings(config, assignments, None).storage.options)
+    if not parquet.read_current(output):
+        raise OutputError(
+            f"{out} holds no Faceatlas tables (there is no current.json); give the OUT of an annotate run"
+        )
+    return output
+
+
+@contextmanager
+def changing(out: str, config: Path | None, assignments: list[str] | None, what: str) -> Iterator[Output]:
+    """An output that must be there, under its lease."""
+    output = reading(out, config, assignments)
+    with lease.hold(output, what, settings(config, assignments, None).lease):
+        yield output

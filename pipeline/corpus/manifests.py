@@ -1,0 +1,295 @@
+"""Lists of clips: manifests in Parquet, CSV or JSON lines, and the JSON of CelebV-HQ and CelebV-Text.
+
+A line that says something wrong stops the run before it starts, with its place. A line whose file does not exist is
+kept, with a null fingerprint: the file's absence is then found, and told, where every other defect of a clip is.
+"""
+
+import csv
+import difflib
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config.models import Config
+from pipeline.corpus import allowlist, tar_index
+from pipeline.errors import ConfigError, ManifestError
+from pipeline.storage import fs as files
+
+COLUMNS = ("uri", "member", "start_s", "end_s", "shard", "key")  # others may be there and are left out
+SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
+
+
+def read_manifest(uri: str, config: Config) -> list[dict[str, Any]]:
+    """Read a manifest in Parquet, CSV or JSON lines.
+
+    Args:
+        uri: full URI of the manifest; relative `uri` values in it are relative to its folder.
+        config: `sources.clips_per_shard` and `storage.options` are used.
+
+    Returns:
+        Rows of `schema.CLIP`, in the manifest's order.
+
+    Raises:
+        ManifestError: a line is wrong; the message names the file, the line (the row in Parquet) and the column.
+    """
+    options = config.storage.options
+    clips: list[dict[str, Any]] = []
+    places: dict[tuple[Any, ...], str] = {}
+    for place, line in _lines(uri, options):
+        clip = _parse(line, uri, place)
+        if not allowlist.is_allowed(clip["uri"], config.sources.allow):
+            raise ManifestError(f"{place}, column 'uri': {allowlist.refusal(clip['uri'])}")
+        identity = (clip["uri"], clip["member"], clip["start_s"], clip["end_s"])
+        if identity in places:
+            raise ManifestError(f"{place}, column 'uri': the same clip as in {places[identity]}; remove one of them")
+        places[identity] = place
+        clips.append(clip)
+    infos = look_up((clip["uri"] for clip in clips), options)
+    listings = tar_index.list_tars((clip["uri"] for clip in clips if clip["member"] is not None), options)
+    members = {tar: {member.name: member for member in listing.members} for tar, listing in listings.items()}
+    prefix = files.shard_name(files.without_suffix(files.base_name(uri)), uri)
+    for number, (clip, place) in enumerate(zip(clips, places.values(), strict=True)):
+        info = infos[clip["uri"]]
+        clip |= {"offset": None, "size": info and info.get("size"), "fingerprint": info and files.fingerprint(info)}
+        if clip["member"] is not None and info is not None:
+            member = members[clip["uri"]].get(clip["member"])
+            if member is None and listings[clip["uri"]].problem is None:
+                raise ManifestError(f"{place}, column 'member': {clip['uri']} has no member {clip['member']!r}")
+            clip |= {"offset": member and member.offset, "size": member and member.size}
+        name = clip["member"] or files.base_name(clip["uri"])
+        clip["key"] = clip["key"] if clip["key"] is not None else files.without_suffix(name)
+        slice_name = f"{prefix}-{number // config.sources.clips_per_shard:05d}"
+        clip["shard"] = slice_name if clip["shard"] is None else files.explicit_shard_name(clip["shard"])
+    return clips
+
+
+def look_up(uris: Iterable[str], storage_options: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
+    """Look up fsspec's info of each file, several at once; None for a file that does not exist or may not be seen.
+
+    Raises:
+        ConfigError: the storage cannot be reached.
+    """
+
+    def look_up_one(uri: str) -> dict[str, Any] | None:
+        try:
+            fs, path = files.open_fs(uri, storage_options)
+            return fs.info(path)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return None
+        except OSError as error:
+            raise ConfigError(f"cannot look up {uri}: {error}") from error
+
+    unique = list(dict.fromkeys(uris))
+    for uri in {uri.partition("://")[0]: uri for uri in unique}.values():
+        files.open_fs(uri, storage_options)[0].invalidate_cache()
+    with ThreadPoolExecutor(tar_index.LOOKUP_THREADS) as pool:
+        return dict(zip(unique, pool.map(look_up_one, unique), strict=True))
+
+
+# -- lines ------------------------------------------------------------------------------------------------------------
+
+
+def _lines(uri: str, storage_options: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The manifest's lines as (place for messages, column to value); a CSV's header is line 1, as in an editor."""
+    with files.open_bytes(uri, storage_options) as file:
+        if files.suffix(uri) == ".parquet":
+            yield from _parquet_rows(uri, file)
+            return
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        try:
+            yield from (_csv_lines if files.suffix(uri) == ".csv" else _json_lines)(uri, text)
+        except UnicodeDecodeError as error:
+            raise ManifestError(f"{uri}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def _parquet_rows(uri: str, file: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        table = pq.ParquetFile(file)
+        _check_columns(uri, "schema", table.schema_arrow.names)
+        columns = [name for name in COLUMNS if name in table.schema_arrow.names]
+        number = 0
+        for batch in table.iter_batches(columns=columns, use_threads=False):  # as in parquet._open_parquet
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{uri}, row {number}", row
+    except pa.ArrowException as error:
+        raise ManifestError(f"{uri} cannot be read as Parquet: {error}") from error
+
+
+def _csv_lines(uri: str, text: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.reader(text, skipinitialspace=True, strict=True)
+    names: list[str] | None = None
+    line = 1
+    try:
+        for values in reader:
+            place, line = f"{uri}, line {line}", reader.line_num + 1  # a quoted value may span lines: name its first
+            if not values:
+                continue
+            if names is None:
+                names = [value.strip() for value in values]
+                _check_columns(uri, "line 1", names)
+            elif len(values) != len(names):
+                raise ManifestError(f"{place}: {len(values)} values, but the header names {len(names)} columns")
+            else:
+                yield place, {name: value for name, value in zip(names, values, strict=True) if value != ""}
+    except csv.Error as error:
+        raise ManifestError(f"{uri}, line {line}: not CSV: {error}") from error
+    if names is None:
+        raise ManifestError(f"{uri}: empty; its first line must name the columns, at least 'uri'")
+
+
+def _json_lines(uri: str, text: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(text, start=1):
+        place = f"{uri}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ManifestError(f"{place}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ManifestError(f"{place}: must be an object with 'uri', found {type(row).__name__}")
+        _check_columns(uri, f"line {number}", list(row))
+        yield place, row
+
+
+def _check_columns(uri: str, place: str, names: list[str]) -> None:
+    if duplicates := sorted({name for name in names if names.count(name) > 1} & set(COLUMNS)):
+        raise ManifestError(f"{uri}, {place}, column {duplicates[0]!r}: named twice")
+    if "uri" not in names:
+        close = difflib.get_close_matches("uri", [name.lower() for name in names], n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r} to be it?" if close else ""
+        raise ManifestError(f"{uri}, {place}, column 'uri': missing; found {', '.join(names) or 'no column'}{hint}")
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+
+def _parse(line: Mapping[str, Any], manifest: str, place: str) -> dict[str, Any]:
+    """One checked line as the columns of `schema.CLIP` that it gives."""
+    given = line.get("uri")
+    if not isinstance(given, str) or not given.strip():
+        raise ManifestError(f"{place}, column 'uri': {'empty' if given in (None, '') else f'not a path: {given!r}'}")
+    uri = files.join_uri(files.parent_uri(manifest), given)
+    try:
+        files.check_protocol(uri)
+    except ConfigError as error:
+        raise ManifestError(f"{place}, column 'uri': {error}") from error
+    texts = {name: None if line.get(name) in (None, "") else str(line[name]) for name in ("member", "shard", "key")}
+    is_tar = files.suffix(uri) == ".tar"
+    if texts["member"] is not None and not is_tar:
+        raise ManifestError(f"{place}, column 'member': a member needs the uri of a .tar shard, found {given!r}")
+    if texts["member"] is None and is_tar:
+        raise ManifestError(f"{place}, column 'member': empty; say which file of the tar shard {given!r} is meant")
+    start_s, end_s = (_seconds(line.get(name), name, place) for name in ("start_s", "end_s"))
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise ManifestError(f"{place}, column 'end_s': {end_s:g} is not after start_s={start_s or 0.0:g}")
+    named = {"clip_id": files.clip_id(uri, texts["member"], start_s, end_s), "uri": uri, **texts}
+    return {**named, "start_s": start_s, "end_s": end_s, "bbox": None}
+
+
+def _seconds(value: Any, column: str, place: str) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds < 0:
+        raise ManifestError(f"{place}, column {column!r}: must be seconds from 0 up, found {value!r}")
+    return seconds
+
+
+# -- CelebV -----------------------------------------------------------------------------------------------------------
+
+
+def read_celebv(uri: str, config: Config) -> list[dict[str, Any]]:
+    """Read the JSON of CelebV-HQ or CelebV-Text over a folder of videos.
+
+    A video named like the clip is the clip, already cut and cropped (so it has neither a time range nor a box); else
+    the clip is a time range of the video named like its `ytb_id`. Where neither is there, the clip keeps its row, with
+    a null fingerprint.
+
+    Args:
+        uri: full URI of the JSON.
+        config: `sources.videos` (default: the JSON's folder), `sources.clips_per_shard`, `storage.options` are used.
+
+    Returns:
+        Rows of `schema.CLIP`, in the order of the JSON; the key is the clip's id.
+
+    Raises:
+        ManifestError: not such a JSON; the message names the clip and the field.
+        ConfigError: the folder of videos does not exist.
+    """
+    options = config.storage.options
+    folder = files.normalise_uri(config.sources.videos) if config.sources.videos else files.parent_uri(uri)
+    fs, path = files.open_fs(folder, options)
+    if not fs.isdir(path):
+        raise ConfigError(f"the folder {folder} of the videos of {uri} does not exist; set sources.videos")
+    videos: dict[str, dict[str, Any]] = {}
+    for found in files.list_files(folder, options):
+        if files.is_media(found.name):
+            videos.setdefault(files.without_suffix(files.base_name(found.name)), {**found.info, "uri": found.uri})
+    prefix = files.shard_name(files.without_suffix(files.base_name(uri)), uri)
+    clips = []
+    for number, (key, entry) in enumerate(_celebv_entries(uri, options).items()):
+        ytb_id, start_s, end_s, bbox = _parse_celebv(entry, f"{uri}, clip {key!r}")
+        info = videos.get(key)
+        if info is not None:
+            start_s = end_s = bbox = None
+        else:
+            info = videos.get(ytb_id)
+        video = info["uri"] if info else f"{folder.rstrip('/')}/{ytb_id}.mp4"
+        clips.append(
+            {
+                "clip_id": files.clip_id(video, None, start_s, end_s),
+                "uri": video,
+                "member": None,
+                "offset": None,
+                "size": info and info.get("size"),
+                "start_s": start_s,
+                "end_s": end_s,
+                "shard": f"{prefix}-{number // config.sources.clips_per_shard:05d}",
+                "key": key,
+                "fingerprint": info and files.fingerprint(info),
+                "bbox": bbox,
+            }
+        )
+    return clips
+
+
+def _celebv_entries(uri: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
+    with files.open_bytes(uri, storage_options) as file:
+        try:
+            content = json.load(file)
+        except ValueError as error:
+            raise ManifestError(f"{uri}: not JSON: {error}") from error
+    clips = content.get("clips") if isinstance(content, dict) else None
+    if not isinstance(clips, dict):
+        raise ManifestError(f"{uri}: not a CelebV JSON, it has no object 'clips'; other lists: {', '.join(SUFFIXES)}")
+    return clips
+
+
+def _parse_celebv(entry: Any, place: str) -> tuple[str, float | None, float | None, list[float] | None]:
+    """(ytb_id, start_s, end_s, [left, top, right, bottom] in fractions) of one checked clip."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("ytb_id"), str) or not entry["ytb_id"]:
+        raise ManifestError(f"{place}, column 'ytb_id': missing")
+    if "/" in entry["ytb_id"]:  # it becomes the name of a file in the folder of videos
+        raise ManifestError(f"{place}, column 'ytb_id': not a name: {entry['ytb_id']!r}")
+    duration, box = entry.get("duration"), entry.get("bbox")
+    if not isinstance(duration, dict):
+        raise ManifestError(f"{place}, column 'duration': must hold start_sec and end_sec")
+    start_s, end_s = (_seconds(duration.get(name), f"duration.{name}", place) for name in ("start_sec", "end_sec"))
+    if start_s is None or end_s is None or end_s <= start_s:
+        raise ManifestError(f"{place}, column 'duration': end_sec={end_s} is not after start_sec={start_s}")
+    try:
+        bbox = None if box is None else [float(box[side]) for side in ("left", "top", "right", "bottom")]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ManifestError(f"{place}, column 'bbox': must hold left, top, right, bottom; found {box!r}") from error
+    return entry["ytb_id"], start_s, end_s, bbox

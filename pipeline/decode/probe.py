@@ -1,0 +1,81 @@
+"""What the headers of some clips say, for forecasts: nothing is decoded."""
+
+import random
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import av
+import pyarrow as pa
+
+from pipeline import schema
+from pipeline.config.models import Config, DecodeConfig
+from pipeline.decode.decoder import RAW_FPS, open_video
+from pipeline.errors import ClipError
+from pipeline.planning.forecast import Probed
+
+PROBED_CLIPS = 64
+_READERS = 8  # opening a file on remote storage is waiting
+
+
+def probe_clip(
+    clip: Mapping[str, Any], config: DecodeConfig, storage_options: Mapping[str, Any] | None = None
+) -> dict[str, float]:
+    """What a clip's header says of its length, without decoding: an estimate, as headers may be wrong.
+
+    Returns:
+        `frames` and `seconds` inside the clip's range, `width` and `height` in pixels.
+
+    Raises:
+        ClipError: it cannot be opened, or its header states no length.
+    """
+    with ExitStack() as stack:
+        video = open_video(clip, config, storage_options, stack)
+        stream, codec = video.stream, video.stream.codec_context
+        rate = float(stream.average_rate or RAW_FPS)
+        begin, length = 0.0, stream.frames / rate
+        if stream.duration and stream.time_base:
+            begin, length = (
+                float((stream.start_time or 0) * stream.time_base),
+                float(stream.duration * stream.time_base),
+            )
+        elif video.container.duration:
+            length = video.container.duration / av.time_base
+        if not length:
+            raise ClipError(f"{clip['uri']}: its header states no length", "no_length")
+        low = begin if clip.get("start_s") is None else max(begin, clip["start_s"])
+        high = begin + length if clip.get("end_s") is None else min(begin + length, clip["end_s"])
+        seconds = max(high - low, 0.0)
+        whole = clip.get("start_s") is None and clip.get("end_s") is None
+        frames = stream.frames if whole and stream.frames else seconds * rate
+        return {"frames": float(frames), "seconds": seconds, "width": codec.width, "height": codec.height}
+
+
+def probe_work(work: pa.Table, config: Config, seed: int = 0) -> tuple[Probed, list[dict[str, Any]]]:
+    """Read the headers of some clips with work; returns what they say, and the readable ones."""
+    clips = list({row["clip_id"]: row for row in work.select(schema.CLIP.names).to_pylist()}.values())
+    chosen = random.Random(seed).sample(clips, min(PROBED_CLIPS, len(clips)))
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = list(pool.map(lambda clip: _header(clip, config), chosen))
+    said = [header for header in found if header is not None]
+    count = max(len(chosen), 1)
+    pixels = [header["width"] * header["height"] for header in said]
+    probed = Probed(
+        clips=len(clips),
+        shards=len({clip["shard"] for clip in clips}),
+        probed=len(chosen),
+        unreadable=len(chosen) - len(said),
+        frames=sum(header["frames"] for header in said) / count,
+        seconds=sum(header["seconds"] for header in said) / count,
+        megapixels=sum(h["frames"] * p for h, p in zip(said, pixels, strict=True)) / 1e6 / count,
+        frame_mb=1.5 * max(pixels, default=0) / 1e6,
+    )
+    return probed, [clip for clip, header in zip(chosen, found, strict=True) if header is not None]
+
+
+def _header(clip: Mapping[str, Any], config: Config) -> dict[str, float] | None:
+    try:
+        return probe_clip(clip, config.decode, config.storage.options)
+    except ClipError:
+        return None

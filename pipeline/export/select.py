@@ -1,0 +1,218 @@
+"""Tables out of an output for readers of other tools: py-feat's layout as CSV or Parquet, clip by clip.
+
+In memory are the stored rows of one clip, and the wide rows of some frames of it.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.config.models import DecodeConfig
+from pipeline.errors import ConfigError, OutputError
+from pipeline.export.fex import FEX, Video, embeddings_of, fex_rows
+from pipeline.export.pyfeat_identities import cluster_identities
+from pipeline.tables import parquet
+from pipeline.tables.clip_reader import ClipTables
+from pipeline.tables.parquet import Output
+
+Format = Literal["fex-csv", "fex-parquet"]
+Identities = Literal["corpus", "gallery", "hdbscan", "connected"]
+_SUFFIX = {"fex-csv": ".csv", "fex-parquet": ".parquet"}
+_BLOCK_FRAMES = 2000  # 695 numbers each, several times over while they become text
+
+
+def export(
+    out: str,
+    to: str,
+    form: Format,
+    *,
+    clips: Sequence[str] = (),
+    identities: Identities = "corpus",
+    threshold: float = 0.8,
+    faces_only: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[str, int]]:
+    """Write done clips in py-feat's layout.
+
+    Args:
+        out: output folder, any fsspec URI.
+        to: a file (it ends in .csv or .parquet) for all clips, else a folder for one file per clip; any fsspec URI.
+        form: `fex-csv` or `fex-parquet`.
+        clips: ids or keys; none: all done clips.
+        identities: `corpus`: the identities of the corpus; else py-feat's clustering within each clip.
+        threshold: cosine, for py-feat's clustering.
+        faces_only: leave out the rows of frames without a face.
+        storage_options: for fsspec.
+
+    Yields:
+        (file, rows written into it so far) after each clip.
+
+    Raises:
+        OutputError: `out` holds no tables, a file cannot be written, or it is not known which frames were annotated.
+        ConfigError: no such clip.
+    """
+    reader = _Reader(parquet.open_output(out, storage_options), identities, threshold, faces_only)
+    rows = reader.wanted(clips)
+    single = to.endswith(_SUFFIX[form])
+    if not single and to.endswith(tuple(_SUFFIX.values())):
+        raise ConfigError(f"{to} does not fit --format {form}; its files end in {_SUFFIX[form]}")
+    names = {} if single else _file_names(rows, _SUFFIX[form])
+    options = {} if "://" not in to or to.startswith("file://") else dict(storage_options or {})
+    written: dict[str, int] = {}
+    with ExitStack() as stack:
+        write: Callable[[pa.Table], None] | None = None
+        for clip in rows:
+            place = to if single else f"{to.rstrip('/')}/{names[clip['clip_id']]}"
+            if write is None or not single:
+                stack.close()
+                write = _open_writer(place, form, options, stack)
+            count = written.get(place, 0)
+            for block in reader.blocks(clip):
+                write(block)
+                count += block.num_rows
+            written[place] = count
+            yield place, count
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """The tables in force of an output, clip by clip."""
+
+    def __init__(self, output: Output, identities: Identities, threshold: float, faces_only: bool) -> None:
+        self.output, self.identities, self.threshold, self.faces_only = output, identities, threshold, faces_only
+        self.tables = ClipTables(output)
+        self.current = self.tables.current
+        self._decode: DecodeConfig | None = None
+
+    def wanted(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows of `clips` that are done, by shard; of those that are named, if any are."""
+        columns = ["clip_id", "uri", "member", "key", "shard", "status", "start_s", "end_s"]
+        columns += ["frames", "sampled", "fps", "width", "height"]
+        table = parquet.read_version(self.output, "clips", self.current["clips"], columns)
+        rows = sorted(table.to_pylist(), key=lambda row: (row["shard"], row["clip_id"]))
+        if names:
+            known = {row["clip_id"] for row in rows} | {row["key"] for row in rows}
+            if unknown := [name for name in names if name not in known]:
+                raise ConfigError(f"{self.output.root} has no clip with the id or key {', '.join(unknown)}")
+            rows = [row for row in rows if row["clip_id"] in names or row["key"] in names]
+            if other := [row for row in rows if row["status"] != "done"]:
+                raise ConfigError(f"clip {other[0]['key']} has no faces to export: it is {other[0]['status']}")
+        return [row for row in rows if row["status"] == "done"]
+
+    def blocks(self, clip: Mapping[str, Any]) -> Iterator[pa.Table]:
+        """A clip's rows in py-feat's layout, some frames at a time."""
+        tables = {slot: self.tables.rows(slot, clip) for slot in self.tables.slots}
+        faces = tables["face"]
+        labels = np.array(self._labels(clip, faces, tables.get("embeddings")), dtype=object)
+        frames_S = np.unique(faces["frame"].to_numpy()) if self.faces_only else self._frames(clip, faces)
+        video = Video(_input(clip), clip["height"] or 0, clip["width"] or 0, clip["fps"])
+        for low in range(0, len(frames_S), _BLOCK_FRAMES):
+            part = frames_S[low : low + _BLOCK_FRAMES]
+            inside = {slot: _between(table, part[0], part[-1]) for slot, table in tables.items()}
+            frame_N = faces["frame"].to_numpy()
+            mine = labels[(frame_N >= part[0]) & (frame_N <= part[-1])]
+            yield fex_rows(video, part, inside, mine.tolist())
+
+    def _frames(self, clip: Mapping[str, Any], faces: pa.Table) -> np.ndarray:
+        """Indices of all annotated frames of a clip.
+
+        Raises:
+            OutputError: they do not follow from what is stored.
+        """
+        with_faces_S = np.unique(faces["frame"].to_numpy()).astype(np.int64)
+        if len(with_faces_S) == clip["sampled"]:
+            return with_faces_S
+        decode = self._sampling()
+        if decode is not None and decode.fps is None and clip["start_s"] is None:
+            frames_S = np.arange(0, clip["frames"], decode.every, dtype=np.int64)
+            if len(frames_S) == clip["sampled"] and np.isin(with_faces_S, frames_S).all():
+                return frames_S
+        why = (
+            "the record of the run that annotated it is gone"
+            if decode is None
+            else "frames were sampled by time (decode.fps)"
+            if decode.fps is not None
+            else "the clip is a time range of its video"
+        )
+        raise OutputError(
+            f"clip {clip['key'] or clip['clip_id']}: {clip['sampled'] - len(with_faces_S)} of its {clip['sampled']} "
+            f"annotated frames show no face, and the tables do not say which frames these are: {why}. Add --faces-only "
+            "to leave their rows out."
+        )
+
+    def _sampling(self) -> DecodeConfig | None:
+        """How the frames of the tables in force were chosen, out of the record of a run that made them."""
+        if self._decode is None:
+            try:
+                names = sorted(self.output.fs.glob(self.output.path("runs", "*.json")), reverse=True)
+            except FileNotFoundError:
+                names = []
+            for name in names:
+                record = json.loads(self.output.fs.cat_file(name))
+                if record.get("versions", {}).get("clips") == self.current["clips"]:
+                    known = record["config"]["decode"]
+                    self._decode = DecodeConfig(every=known["every"], fps=known["fps"])
+                    break
+        return self._decode
+
+    def _labels(self, clip: Mapping[str, Any], faces: pa.Table, embeddings: pa.Table | None) -> Sequence[str | None]:
+        """`Identity` of each face."""
+        if self.identities == "corpus":
+            of_face = self.tables.identity_of_face(clip)
+            keys = zip(faces["frame"].to_pylist(), faces["face"].to_pylist(), strict=True)
+            return [of_face.get(key) for key in keys]
+        if embeddings is None or not faces.num_rows:
+            return [None] * faces.num_rows
+        found = cluster_identities(embeddings_of(faces, embeddings), self.threshold, self.identities)
+        return [None if label is None else str(label) for label in found]
+
+
+def _between(table: pa.Table, first: int, last: int) -> pa.Table:
+    return table.filter(pc.and_(pc.greater_equal(table["frame"], first), pc.less_equal(table["frame"], last)))
+
+
+def _input(clip: Mapping[str, Any]) -> str:
+    path = str(clip["uri"]).removeprefix("file://")
+    return path if clip["member"] is None else f"{path}!{clip['member']}"
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _file_names(clips: Sequence[Mapping[str, Any]], suffix: str) -> dict[str, str]:
+    """Clip id -> name of its file: its key, made safe; with the id behind it where two clips have one name."""
+    safe = {clip["clip_id"]: re.sub(r"[^A-Za-z0-9._-]", "_", clip["key"] or clip["clip_id"]) for clip in clips}
+    counts: dict[str, int] = {}
+    for name in safe.values():
+        counts[name] = counts.get(name, 0) + 1
+    return {i: (name if counts[name] == 1 else f"{name}-{i}") + suffix for i, name in safe.items()}
+
+
+def _open_writer(place: str, form: Format, options: Mapping[str, Any], stack: ExitStack) -> Callable[[pa.Table], None]:
+    """Open a file of the export; returns what adds rows to it. `stack` closes it."""
+    try:
+        if "://" not in place:
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+        file = stack.enter_context(fsspec.open(place, "wb", **options))
+    except (OSError, ValueError, ImportError) as error:
+        raise OutputError(f"cannot write {place}: {error}") from error
+    if form == "fex-parquet":
+        return stack.enter_context(pq.ParquetWriter(file, FEX, compression="zstd")).write_table  # type: ignore[no-any-return]
+    file.write((",".join(FEX.names) + "\n").encode())
+
+    def write(rows: pa.Table) -> None:
+        # pandas, as py-feat does it, so that numbers become the same text: 211.0 and not 211
+        file.write(rows.to_pandas().to_csv(index=False, header=False).encode())
+
+    return write

@@ -1,0 +1,229 @@
+"""Who works on what, kept outside the workers: how a clip that kills its worker is told from its neighbours.
+
+Ray retries a task whose process died without end and does not say what killed it. So every worker says what it is
+going to work on before it does, to one small actor beside the driver. Who comes for something that another process
+still holds comes because that process died: the clip (of actors: the chunk) is a suspect, and is met with more care.
+
+Marks cost one call within the cluster, about a millisecond, and nothing on the storage. What must outlive the cluster
+is written to the output: a death at once, to `attempts/<clip_id>.json`, for deaths are rare; and every few seconds all
+open marks, to `attempts/open.json`, which a run that ends in order removes. Who was held when a machine or a driver
+died is met with care once by the next run.
+"""
+
+import contextlib
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.tables import parquet
+
+FOLDER = "attempts"
+SNAPSHOT_S = 2.0
+_OPEN = f"{FOLDER}/open.json"
+_ASK_STOP_S = 1.0  # how old the answer to "shall we stop?" may be
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a worker works on.
+
+    Attributes:
+        stage: `decode`, or `annotate` with the slots of the pool.
+        clip_id: the clip.
+        fingerprint: of its bytes; deaths over other bytes do not count.
+        part: which part of the clip: the first missing frame, or the chunk's first frame.
+    """
+
+    stage: str
+    clip_id: str
+    fingerprint: str | None
+    part: int
+
+
+class Attempts:
+    """The keeper of all marks of a run. One instance, in an actor that outlives the workers; calls come one by one."""
+
+    def __init__(
+        self, out: str, storage_options: Mapping[str, Any] | None = None, snapshot_s: float = SNAPSHOT_S
+    ) -> None:
+        """Read what earlier runs left.
+
+        Args:
+            out: output folder.
+            storage_options: for fsspec.
+            snapshot_s: seconds between snapshots of the open marks; 0: none but by `snapshot`.
+        """
+        self._output = parquet.open_output(out, storage_options)
+        self._lock = threading.Lock()
+        self._held: dict[str, set[Mark]] = {}
+        self._holder: dict[Mark, str] = {}
+        self._deaths: dict[Mark, list[str]] = {}
+        self._stop = False
+        self._heard = time.monotonic()
+        self._written: list[dict] | None = None
+        self._load()
+        if snapshot_s:
+            threading.Thread(target=self._snapshots, args=(snapshot_s,), daemon=True).start()
+
+    def hold(self, worker: str, marks: Sequence[Mark]) -> list[int]:
+        """A worker says what it works on from now on, and lets go of all that it held.
+
+        Returns:
+            Deaths of each so far, one that this very call brings to light among them.
+        """
+        self._heard = time.monotonic()
+        died = [mark for mark in marks if self._holder.get(mark, worker) != worker]
+        for mark in died:
+            self.died(mark, "its worker died")
+        with self._lock:
+            self._release(worker)
+            self._held[worker] = set(marks)
+            self._holder |= dict.fromkeys(marks, worker)
+            return [len(self._deaths.get(mark, ())) for mark in marks]
+
+    def release(self, worker: str) -> None:
+        """A worker has done, or given back, what it held."""
+        self._heard = time.monotonic()
+        with self._lock:
+            self._release(worker)
+
+    def died(self, mark: Mark, reason: str) -> int:
+        """Count a death and write it down; returns how many there are now."""
+        with self._lock:
+            self._deaths.setdefault(mark, []).append(reason)
+            own = {m: reasons for m, reasons in self._deaths.items() if m.clip_id == mark.clip_id}
+        content = [{**asdict(m), "deaths": reasons} for m, reasons in own.items()]
+        parquet.write_bytes(self._output, f"{FOLDER}/{mark.clip_id}.json", json.dumps(content, indent=2).encode())
+        return len(own[mark])
+
+    def stop(self) -> None:
+        """From now on nobody is to begin anything new."""
+        self._stop = True
+
+    def stopping(self) -> bool:
+        """Whether the run is to stop."""
+        return self._stop
+
+    def quiet_s(self) -> float:
+        """Seconds since a worker last began or ended something."""
+        return time.monotonic() - self._heard
+
+    def finish(self, ended: Iterable[str]) -> None:
+        """The run ends in order: forget its open marks, and the deaths of the clips that have an outcome now."""
+        with self._lock:
+            self._held.clear()
+            self._holder.clear()
+            self._written = []
+        forget(self._output, set(ended) & {mark.clip_id for mark in self._deaths})
+        _remove(self._output, _OPEN)
+
+    def snapshot(self) -> None:
+        """Write the open marks down, if they are others than last time."""
+        with self._lock:
+            marks = [asdict(mark) for mark in self._holder]
+        if marks != self._written:
+            parquet.write_bytes(self._output, _OPEN, json.dumps(marks).encode())
+            self._written = marks
+
+    def _release(self, worker: str) -> None:
+        for mark in self._held.pop(worker, ()):
+            if self._holder.get(mark) == worker:
+                del self._holder[mark]
+
+    def _load(self) -> None:
+        output = self._output
+        try:
+            names = [str(name) for name in output.fs.ls(output.path(FOLDER), detail=False)]
+        except FileNotFoundError:
+            return
+        for name in names:
+            if name.endswith(".json") and not name.endswith("/open.json"):
+                for entry in json.loads(output.fs.cat_file(name)):
+                    reasons = entry.pop("deaths")
+                    self._deaths[Mark(**entry)] = reasons
+        if output.exists(_OPEN):
+            for entry in json.loads(output.fs.cat_file(output.path(_OPEN))):
+                # not written down as a death: a driver or a machine ends for many reasons
+                self._deaths.setdefault(Mark(**entry), ["the run ended while it was worked on"])
+
+    def _snapshots(self, every_s: float) -> None:
+        while True:
+            time.sleep(every_s)
+            try:
+                self.snapshot()
+            except OSError:
+                self._written = None  # the storage is away for a moment: again next time
+
+
+class Marks:
+    """A worker's way to the keeper; each process speaks under a name of its own."""
+
+    def __init__(self, keeper: Any) -> None:
+        self._keeper = keeper
+        self._asked, self._stopping = -_ASK_STOP_S, False
+
+    def hold(self, marks: Sequence[Mark]) -> list[int]:
+        """See Attempts.hold; the marks must be there before the work begins, so this waits."""
+        return self._call("hold", worker_name(), list(marks))
+
+    def release(self) -> None:
+        """See Attempts.release."""
+        self._send("release", worker_name())
+
+    def died(self, mark: Mark, reason: str) -> int:
+        """See Attempts.died."""
+        return self._call("died", mark, reason)
+
+    def stopping(self) -> bool:
+        """Whether the run is to stop; asks at most once a second."""
+        if not self._stopping and time.monotonic() - self._asked >= _ASK_STOP_S:
+            self._asked = time.monotonic()
+            self._stopping = self._call("stopping")
+        return self._stopping
+
+    def stop(self) -> None:
+        """See Attempts.stop."""
+        self._call("stop")
+
+    def quiet_s(self) -> float:
+        """See Attempts.quiet_s."""
+        return self._call("quiet_s")
+
+    def finish(self, ended: Iterable[str]) -> None:
+        """See Attempts.finish."""
+        self._call("finish", list(ended))
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the keeper and wait for its result; here the keeper is an object of this process."""
+        return getattr(self._keeper, method)(*arguments)
+
+    def _send(self, method: str, *arguments: Any) -> None:
+        """Call a method of the keeper without waiting."""
+        self._call(method, *arguments)
+
+
+_name: tuple[int, str] | None = None
+
+
+def worker_name() -> str:
+    """Name of this process; no other process on any machine, earlier or later, has the same."""
+    global _name
+    if _name is None or _name[0] != os.getpid():
+        _name = (os.getpid(), uuid.uuid4().hex)
+    return _name[1]
+
+
+def forget(output: parquet.Output, clip_ids: Iterable[str]) -> None:
+    """Forget the deaths of clips, as for a clip that is to be tried again from the start."""
+    for clip_id in clip_ids:
+        _remove(output, f"{FOLDER}/{clip_id}.json")
+
+
+def _remove(output: parquet.Output, path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        output.fs.rm_file(output.path(path))

@@ -1,0 +1,53 @@
+"""Clips in quarantine: looking at them, and letting them be tried again."""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import schema
+from pipeline.errors import ConfigError
+from pipeline.isolation import registry
+from pipeline.tables import parquet
+from pipeline.tables.parquet import Output
+
+
+def select(output: Output, where: Mapping[str, str]) -> pa.Table:
+    """Rows of `quarantine` in force whose columns have the given values, written as text.
+
+    Raises:
+        ConfigError: no such column.
+    """
+    version = parquet.read_current(output).get("quarantine", "none")
+    rows = parquet.read_version(output, "quarantine", version).sort_by(
+        [("shard", "ascending"), ("clip_id", "ascending")]
+    )
+    for column, value in where.items():
+        if column not in schema.QUARANTINE.names:
+            raise ConfigError(f"quarantine has no column {column!r}; it has {', '.join(schema.QUARANTINE.names)}")
+        rows = rows.filter(pc.equal(pc.cast(rows[column], pa.string()), value))
+    return rows
+
+
+def release(output: Output, where: Mapping[str, str]) -> int:
+    """Let quarantined clips be tried again by the next run; returns how many. The caller holds the lease.
+
+    A clip leaves `clips` first: between the two it is no longer settled, which is all that a plan asks.
+    """
+    rows = select(output, where)
+    current = parquet.read_current(output)
+    for shard in rows["shard"].unique().to_pylist():
+        gone = rows.filter(pc.equal(rows["shard"], shard))["clip_id"].combine_chunks()
+        for name in ("clips", "quarantine"):
+            remove_rows(output, name, current[name], shard, gone)
+    registry.forget(output, rows["clip_id"].to_pylist())  # else a clip that killed three workers would not be tried
+    return rows.num_rows
+
+
+def remove_rows(output: Output, name: str, version: str, shard: str, clip_ids: pa.Array) -> int:
+    """Take clips out of a shard's one file in `clips` or `quarantine`; returns the rows that are gone."""
+    rows, complete_for = parquet.read_shard(output, name, version, shard)
+    kept = rows.filter(pc.invert(pc.is_in(rows["clip_id"], value_set=clip_ids)))
+    if kept.num_rows < rows.num_rows:
+        parquet.write_shard(output, name, version, shard, kept, complete_for)
+    return rows.num_rows - kept.num_rows

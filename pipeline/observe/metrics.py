@@ -1,0 +1,136 @@
+"""What a run tells of itself while it runs: metrics of Ray, which its agents export for Prometheus.
+
+Names here are without the prefix `ray_` that Ray puts before them. Metrics are recorded where Ray runs, in tasks,
+actors and the driver; elsewhere, as in a test without a cluster, recording does nothing.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from pipeline.runs.accounting import Tally
+
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: `kind` is counter, gauge or histogram; `bounds` are the upper ends of a histogram's buckets."""
+
+    kind: str
+    about: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+
+METRICS = {
+    "faceatlas_clips": Metric("counter", "Clips that ended in this run, by outcome", ("outcome",)),
+    "faceatlas_clips_left": Metric("gauge", "Clips of the corpus that have not ended"),
+    "faceatlas_frames": Metric("counter", "Sampled frames committed to the table faces"),
+    "faceatlas_faces": Metric("counter", "Faces committed to the table faces"),
+    "faceatlas_quarantined": Metric("counter", "Clips that ended in quarantine, by class", ("error_class",)),
+    "faceatlas_retries": Metric("counter", "Clips and chunks begun again after a worker's death", ("stage",)),
+    "faceatlas_stage_seconds": Metric("histogram", "Seconds of one chunk or batch in a stage", ("stage",), _SECONDS),
+    "faceatlas_queue_seconds": Metric("histogram", "Seconds a chunk waited for a stage", ("stage",), _SECONDS),
+    "faceatlas_model_seconds": Metric("counter", "Seconds of each model, on its device", ("slot",)),
+    "faceatlas_model_faces": Metric("counter", "Faces that went through each face model", ("slot",)),
+    "faceatlas_batch_fill": Metric("histogram", "Faces of a batch, of those that fit in", (), _SHARES),
+    "faceatlas_gpu_memory_bytes": Metric("gauge", "Most GPU memory an actor held; 0 on a CPU", ("pool",)),
+}
+
+_made: dict[str, Any] = {}
+T = TypeVar("T")
+
+
+def record(name: str, value: float = 1.0, **labels: str) -> None:
+    """Add to a counter, set a gauge, or observe a value of a histogram; nothing happens where Ray does not run.
+
+    Raises:
+        KeyError: no such metric.
+    """
+    metric = METRICS[name]
+    if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
+        return
+    if name not in _made:
+        _made[name] = _make(name, metric)
+    if metric.kind == "counter":
+        if value > 0:  # Ray refuses to add nothing
+            _made[name].inc(value, tags=labels)
+    elif metric.kind == "gauge":
+        _made[name].set(value, tags=labels)
+    elif value > 0:  # Ray refuses zero
+        _made[name].observe(value, tags=labels)
+
+
+def _make(name: str, metric: Metric) -> Any:
+    from ray.util import metrics
+
+    if metric.kind == "histogram":
+        return metrics.Histogram(name, metric.about, list(metric.bounds), metric.labels)
+    kind = metrics.Counter if metric.kind == "counter" else metrics.Gauge
+    return kind(name, metric.about, metric.labels)
+
+
+# -- what the parts of the flow record --------------------------------------------------------------------------------
+
+
+def timed(items: Iterator[T], stage: str) -> Iterator[T]:
+    """The items of an iterator; the time to make each counts for the stage, that of the consumer does not."""
+    while True:
+        begun = time.monotonic()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        record("faceatlas_stage_seconds", time.monotonic() - begun, stage=stage)
+        yield item
+
+
+def record_waits(rows: pa.Table, stage: str) -> None:
+    """How long rows of schema.FLOW have waited since they left the stage before, by the clocks of two nodes."""
+    now = time.time()
+    for ready in rows["ready"].to_pylist():
+        if ready is not None:
+            record("faceatlas_queue_seconds", max(now - ready, 1e-6), stage=stage)
+
+
+def record_actor(report: Mapping[str, Any], pool: str) -> None:
+    """What an actor tells of its last call: see actors.runtime.timing.Stopwatch.report."""
+    for slot, seconds in report["seconds"].items():
+        record("faceatlas_model_seconds", seconds, slot=slot)
+    for slot, faces in report["faces"].items():
+        record("faceatlas_model_faces", faces, slot=slot)
+    for share in report["batch_fill"]:
+        record("faceatlas_batch_fill", share)
+    record("faceatlas_gpu_memory_bytes", report["gpu_memory_bytes"], pool=pool)
+
+
+class RunMetrics:
+    """The driver's metrics: what has been added to a run's accounts since the last time."""
+
+    def __init__(self) -> None:
+        self._frames = self._faces = 0
+        self._outcomes: dict[str, int] = {}
+        self._classes: dict[str, int] = {}
+
+    def begin(self, tally: "Tally") -> None:
+        """What was there before the run does not count."""
+        self._outcomes = dict(tally.outcomes)
+
+    def add(self, tally: "Tally") -> None:
+        """Record what is new."""
+        record("faceatlas_frames", tally.frames - self._frames)
+        record("faceatlas_faces", tally.faces - self._faces)
+        for outcome, clips in tally.outcomes.items():
+            record("faceatlas_clips", clips - self._outcomes.get(outcome, 0), outcome=outcome)
+        for error_class, clips in tally.error_classes.items():
+            record("faceatlas_quarantined", clips - self._classes.get(error_class, 0), error_class=error_class)
+        record("faceatlas_clips_left", tally.plan.clips.num_rows - tally.clips_ended)
+        self._frames, self._faces = tally.frames, tally.faces
+        self._outcomes, self._classes = dict(tally.outcomes), dict(tally.error_classes)

@@ -1,0 +1,283 @@
+"""What happens to chunks in tasks: decoding them out of clips, and writing what the actors found in them."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import schema
+from pipeline.config.models import Config
+from pipeline.decode.decoder import chunks_to_table
+from pipeline.errors import OutputError
+from pipeline.isolation.annotating import decode_carefully
+from pipeline.isolation.registry import Marks
+from pipeline.observe import metrics
+from pipeline.observe.logging import log
+from pipeline.tables import parquet
+from pipeline.tables.parquet import Output
+from pipeline.tables.tombstones import without_forgotten
+
+#: what is said of a chunk once it is committed, or of a clip's end
+ACCOUNT = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("slots", pa.list_(pa.string())),
+        ("first", pa.int64()),
+        ("count", pa.int64()),
+        ("faces", pa.int64()),
+        ("last", pa.bool_()),
+        ("video", schema.VIDEO),
+        ("error", schema.ERROR),
+    ]
+)
+
+_LOGGED = ("stage", "error_class", "message")  # of an error
+_RESULTS = ("face_index", "face_number", *schema.SLOTS)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the tasks of a run must know.
+
+    Attributes:
+        out: output folder.
+        config: the run's configuration.
+        versions: slot -> version.
+        run: its name, for logs.
+    """
+
+    out: str
+    config: Config
+    versions: Mapping[str, str]
+    run: str = ""
+
+    def open(self) -> Output:
+        """The output, opened in this process."""
+        return parquet.open_output(self.out, self.config.storage.options)
+
+
+# -- decode -----------------------------------------------------------------------------------------------------------
+
+
+def pack_work(work: pa.Table, blocks: int) -> list[dict[str, bytes]]:
+    """Work rows (plan.WORK) in about so many blocks of consecutive rows, each as an Arrow stream under `work`."""
+    size = -(-work.num_rows // blocks)
+    packed = []
+    for low in range(0, work.num_rows, size):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, work.schema) as stream:
+            stream.write_table(work.slice(low, size))
+        packed.append({"work": sink.getvalue().to_pybytes()})
+    return packed
+
+
+def decode_packed(packed: pa.Table, job: Job, marks: Marks) -> Iterator[pa.Table]:
+    """`decode_clips` of blocks out of `pack_work`."""
+    for block in packed["work"]:
+        yield from decode_clips(pa.ipc.open_stream(block.as_buffer()).read_all(), job, marks)
+
+
+def decode_clips(work: pa.Table, job: Job, marks: Marks) -> Iterator[pa.Table]:
+    """Decode the clips of some work rows (plan.WORK); yields one table of one row (schema.FLOW) per chunk.
+
+    Args:
+        work: the rows.
+        job: the run.
+        marks: where attempts are counted.
+    """
+    for row in work.to_pylist():
+        stored = _read_stored(job, row) if row["stored"] else {}
+        only = set(stored["face"]["frame"].to_pylist()) if "face" in stored else None  # others have nothing to look at
+        for chunk in metrics.timed(decode_carefully(row, job.config, marks, only), "decode"):
+            _log_decoded(chunk, row, job)
+            if row["end_known"] and not chunk["count"] and chunk["error"] is None:
+                continue  # the end is on record already; this row would only say it again
+            yield _to_flow(chunk, row, stored)
+
+
+def _log_decoded(chunk: Mapping, row: Mapping, job: Job) -> None:
+    place = {"run": job.run, "shard": row["shard"], "clip": row["clip_id"], "chunk": chunk["first"]}
+    if chunk["error"] is not None:
+        log(
+            job.config.ray.log_level,
+            "warning",
+            "clip_failed",
+            **place,
+            **{name: chunk["error"].get(name) for name in _LOGGED},
+        )
+    else:
+        level, event = ("info", "clip_decoded") if chunk["last"] else ("debug", "decoded")
+        log(job.config.ray.log_level, level, event, **place)
+
+
+def _to_flow(chunk: dict, row: Mapping, stored: Mapping[str, pa.Table]) -> pa.Table:
+    table = chunks_to_table([chunk])
+    given = {"fingerprint": row["fingerprint"], "slots": row["slots"], "ready": time.time()}
+    extra = {**given, **dict.fromkeys(_RESULTS)}
+    if stored:
+        extra |= _stored_results(chunk["frames"], stored)
+    for name, value in extra.items():
+        field = schema.FLOW.field(name)
+        table = table.append_column(field, pa.array([value], field.type))
+    return table.select(schema.FLOW.names).cast(schema.FLOW)
+
+
+def _read_stored(job: Job, row: Mapping) -> dict[str, pa.Table]:
+    """Stored rows of the clip, slot by slot, sorted by frame and face."""
+    output = job.open()
+    tables = {}
+    for item in row["stored"]:
+        parts = [parquet.read_file(output, path) for path in item["paths"]]
+        rows = pa.concat_tables([part.filter(pc.equal(part["clip_id"], row["clip_id"])) for part in parts])
+        tables[item["slot"]] = rows.sort_by([("frame", "ascending"), ("face", "ascending")])
+    return tables
+
+
+def _stored_results(frames: list[int], stored: Mapping[str, pa.Table]) -> dict[str, np.ndarray]:
+    """The stored results of a chunk's frames, in the form in which actors pass them on."""
+    place = {frame: i for i, frame in enumerate(frames)}
+    results = {}
+    for slot, table in stored.items():
+        rows = table.filter(pc.is_in(table["frame"], pa.array(frames, pa.int64())))
+        columns = [
+            _matrix(rows[column.name].combine_chunks()) for column in schema.SLOT_COLUMNS[slot] if column.name != "time"
+        ]
+        results[slot] = np.concatenate(columns, axis=1).ravel()
+        results["face_index"] = np.array([place[frame] for frame in rows["frame"].to_pylist()], np.int32)
+        results["face_number"] = rows["face"].to_numpy()
+    return results
+
+
+def _matrix(column: pa.Array) -> np.ndarray:
+    """A scalar or fixed-size-list column as float32 rows; null becomes NaN."""
+    if pa.types.is_fixed_size_list(column.type):
+        values = np.full((len(column), column.type.list_size), np.nan, np.float32)
+        valid = column.is_valid().to_numpy(zero_copy_only=False)
+        values[valid] = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+        return values
+    return column.cast(pa.float32()).to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, 1)
+
+
+# -- write ------------------------------------------------------------------------------------------------------------
+
+
+def write_chunks(rows: pa.Table, job: Job) -> pa.Table:
+    """Commit annotated chunks (schema.FLOW) to the tables of their slots; returns their accounts (ACCOUNT).
+
+    `faces` is written first: chunks that it lacks are detected anew, while a chunk that only other tables lack is
+    computed from its stored boxes, so that all tables speak of the same faces.
+    """
+    begun = time.monotonic()
+    metrics.record_waits(rows, "write")
+    output = job.open()
+    rows = without_forgotten(rows, output)
+    counts = rows["count"].combine_chunks()
+    faces = rows["face_index"].combine_chunks().value_lengths().fill_null(0).cast(pa.int64())
+    failed = rows["error"].combine_chunks().is_valid()
+    # an error is no end that may be believed later: other bytes or another decoder may get further
+    sound = pc.invert(failed)
+    last = pc.and_(rows["last"].combine_chunks(), sound)
+    ledger = pa.table(
+        [rows["clip_id"], rows["fingerprint"], rows["first"], counts, faces, last, rows["video"]],
+        schema=parquet.LEDGER,
+    )
+    worth_noting = pc.and_(pc.or_(pc.greater(counts, 0), last), sound)
+    for shard in rows["shard"].unique().to_pylist():
+        for slot, version in job.versions.items():
+            asked = pa.array([slot in (slots or ()) for slots in rows["slots"].to_pylist()])
+            mine = pc.and_(pc.and_(pc.equal(rows["shard"], shard), asked), worth_noting)
+            part = rows.filter(mine)
+            if part.num_rows:
+                table = slot_rows(part, slot, job.config.store.embedding_dtype)
+                parquet.write_chunks(output, schema.TABLE_OF_SLOT[slot], version, shard, table, ledger.filter(mine))
+    metrics.record("faceatlas_stage_seconds", time.monotonic() - begun, stage="write")
+    _log_committed(rows, job)
+    return pa.table(
+        [
+            rows["clip_id"],
+            rows["slots"],
+            rows["first"],
+            ledger["count"],
+            faces,
+            rows["last"],
+            rows["video"],
+            rows["error"],
+        ],
+        schema=ACCOUNT,
+    )
+
+
+def _log_committed(rows: pa.Table, job: Job) -> None:
+    for row in rows.select(["clip_id", "shard", "first", "error"]).to_pylist():
+        place = {"run": job.run, "shard": row["shard"], "clip": row["clip_id"], "chunk": row["first"]}
+        error = row["error"]
+        if error is None:
+            log(job.config.ray.log_level, "debug", "committed", **place)
+        elif error["stage"] == "annotate":  # others are in the log of the worker that decoded
+            log(job.config.ray.log_level, "warning", "clip_failed", **place, **{name: error[name] for name in _LOGGED})
+
+
+def slot_rows(rows: pa.Table, slot: str, embedding_dtype: str = "float32") -> pa.Table:
+    """The rows of a slot's table for the faces of annotated chunks; NaN becomes null.
+
+    Raises:
+        OutputError: the model gave another number of values per face than the table has.
+    """
+    target = schema.slot_schema(slot, embedding_dtype)
+    index = rows["face_index"].combine_chunks()
+    faces_per_row = index.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    row_F = np.repeat(np.arange(rows.num_rows), faces_per_row)
+    position_F = index.drop_null().flatten().to_numpy(zero_copy_only=False)
+    frames = rows["frames"].combine_chunks()
+    frames_per_row = frames.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    start_R = np.concatenate([[0], np.cumsum(frames_per_row)])[:-1]
+    pick = pa.array(start_R[row_F] + position_F, pa.int64())
+    columns: dict[str, pa.Array] = {
+        "clip_id": rows["clip_id"].combine_chunks().take(pa.array(row_F)),
+        "frame": frames.drop_null().flatten().take(pick),
+        "face": pa.array(_face_numbers(rows["face_number"].combine_chunks(), row_F, position_F), pa.int32()),
+    }
+    if slot == "face":
+        columns["time"] = rows["times"].combine_chunks().drop_null().flatten().take(pick)
+    columns |= _value_columns(rows[slot].combine_chunks(), slot, target, len(row_F))
+    return pa.table([columns[name] for name in target.names], schema=target)
+
+
+def _face_numbers(stored: pa.Array, row_F: np.ndarray, position_F: np.ndarray) -> np.ndarray:
+    """Number of each face within its frame: that of the stored face, which may follow a gap, else its rank."""
+    numbers = _rank_within_frame(row_F, position_F)
+    numbers[stored.is_valid().to_numpy(zero_copy_only=False)[row_F]] = stored.drop_null().flatten().to_numpy()
+    return numbers
+
+
+def _rank_within_frame(row_F: np.ndarray, position_F: np.ndarray) -> np.ndarray:
+    """Number of each face within its frame; faces of a frame lie together."""
+    if not len(row_F):
+        return np.empty(0, np.int32)
+    new = np.concatenate([[True], (np.diff(row_F) != 0) | (np.diff(position_F) != 0)])
+    starts = np.flatnonzero(new)
+    return np.arange(len(row_F)) - np.repeat(starts, np.diff(np.append(starts, len(row_F))))
+
+
+def _value_columns(lists: pa.Array, slot: str, target: pa.Schema, faces: int) -> dict[str, pa.Array]:
+    fields = [target.field(column.name) for column in schema.SLOT_COLUMNS[slot] if column.name != "time"]
+    widths = [f.type.list_size if pa.types.is_fixed_size_list(f.type) else 1 for f in fields]
+    flat = lists.drop_null().flatten().to_numpy(zero_copy_only=False)
+    if flat.size != faces * sum(widths):
+        given = f"{flat.size / faces:g}" if faces else f"{flat.size}"
+        raise OutputError(f"the model of slot {slot!r} gave {given} numbers per face; its table holds {sum(widths)}")
+    values_FD = flat.reshape(faces, sum(widths))
+    columns, at = {}, 0
+    for f, width in zip(fields, widths, strict=True):
+        part = values_FD[:, at : at + width]
+        at += width
+        unknown = np.isnan(part).any(axis=1)
+        if pa.types.is_fixed_size_list(f.type):
+            child = pa.array(part.ravel().astype(f.type.value_type.to_pandas_dtype()), f.type.value_type)
+            columns[f.name] = pa.FixedSizeListArray.from_arrays(child, type=f.type, mask=pa.array(unknown))
+        else:
+            columns[f.name] = pa.array(part[:, 0], f.type, mask=unknown)
+    return columns

@@ -1,0 +1,104 @@
+"""What must not come back: the clips and faces that `faceatlas forget` took out.
+
+    OUT/tombstones/<name>.parquet
+
+A tombstone holds a hash of the clip's id, never the id: who searches the output for the id finds nothing, but a plan,
+which has the id from the manifest, recognises it. Of a source that was forgotten it holds a hash of the URI, for clips
+that a later manifest cuts out of it. For a person in a clip that stays, it holds the boxes of their faces: faces found
+there again are not written. Boxes say where not to look; they carry no likeness.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import schema
+from pipeline.tables import parquet
+from pipeline.tables.parquet import Output
+
+FOLDER = "tombstones"
+SAME_FACE_IOU = 0.5  # a face that overlaps a forgotten one by this much is that face again
+
+TOMBSTONES = pa.schema(
+    [
+        schema.field(
+            "clip", pa.string(), "16 hex digits of BLAKE2b over the clip_id or the source's URI", nullable=False
+        ),
+        schema.field("frame", pa.int64(), "frame of a face; null: the whole clip"),
+        schema.field("box", pa.list_(pa.float32(), 4), "x1 y1 x2 y2 of the face", "px"),
+    ]
+)
+
+
+def hide(clip_id: str) -> str:
+    """The name of a clip in tombstones and audit files."""
+    return hashlib.blake2b(clip_id.encode(), digest_size=8, person=b"faceatlas.forget").hexdigest()
+
+
+def read_tombstones(output: Output) -> frozenset[str]:
+    """Hidden names of the clips and sources that are forgotten as a whole."""
+    table = read_all(output)
+    return frozenset(table.filter(table["frame"].is_null())["clip"].to_pylist())
+
+
+def write_tombstones(output: Output, clips: Iterable[str], faces: Iterable[tuple[str, int, Sequence[float]]]) -> None:
+    """Leave tombstones of clips or sources (ids, URIs) and of faces (clip_id, frame, box); repeating is harmless."""
+    rows: list[dict[str, Any]] = [{"clip": hide(clip), "frame": None, "box": None} for clip in sorted(clips)]
+    rows += [{"clip": hide(clip), "frame": frame, "box": list(box)} for clip, frame, box in sorted(faces)]
+    name = hashlib.blake2b(json.dumps(rows).encode(), digest_size=8).hexdigest()
+    parquet.write_parquet(output, f"{FOLDER}/{name}.parquet", pa.Table.from_pylist(rows, schema=TOMBSTONES))
+
+
+def without_forgotten(rows: pa.Table, output: Output) -> pa.Table:
+    """Chunks (schema.FLOW) without the faces found in this run that lie on a forgotten one."""
+    tombstones = read_all(output)
+    tombstones = tombstones.filter(tombstones["frame"].is_valid())
+    hidden = [hide(clip_id) for clip_id in rows["clip_id"].to_pylist()]
+    mine = tombstones.filter(pc.is_in(tombstones["clip"], value_set=pa.array(hidden, pa.string()))).to_pylist()
+    if not mine:
+        return rows
+    boxes: dict[tuple[str, int], list[list[float]]] = {}
+    for stone in mine:
+        boxes.setdefault((stone["clip"], stone["frame"]), []).append(stone["box"])
+    changed = []
+    for row, name in zip(rows.to_pylist(), hidden, strict=True):
+        if row["face"] and row["face_number"] is None:
+            frames = [row["frames"][i] for i in row["face_index"]]
+            faces = np.array(row["face"], np.float32).reshape(len(frames), -1)
+            keep = [
+                all(overlap(faces[i, :4], box) < SAME_FACE_IOU for box in boxes.get((name, frame), ()))
+                for i, frame in enumerate(frames)
+            ]
+            for column in ("face_index", *schema.SLOTS):
+                if row[column] is not None:
+                    row[column] = np.array(row[column]).reshape(len(frames), -1)[keep].ravel()
+        changed.append(row)
+    return pa.Table.from_pylist(changed, schema=rows.schema)
+
+
+def overlap(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
+    """Intersection over union of two boxes, x1 y1 x2 y2."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    inside = max(0.0, float(width)) * max(0.0, float(height))
+    areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in (a, b)]
+    return inside / max(sum(areas) - inside, 1e-9)
+
+
+def read_all(output: Output) -> pa.Table:
+    """All tombstones, schema TOMBSTONES."""
+    tables = [parquet.read_file(output, path) for path in parquet.list_files(output, FOLDER)]
+    return pa.concat_tables([TOMBSTONES.empty_table(), *(table.cast(TOMBSTONES) for table in tables)])
+
+
+def are_forgotten(clips: pa.Table, tombstones: Collection[str]) -> np.ndarray:
+    """Mask of the clips (schema.CLIP) that are forgotten as a whole, or whose source is."""
+    forgotten = np.zeros(clips.num_rows, bool)
+    for column in ("clip_id", "uri") if tombstones else ():
+        hidden = pa.array([hide(name) for name in clips[column].to_pylist()], pa.string())
+        forgotten |= pc.is_in(hidden, value_set=pa.array(sorted(tombstones))).to_numpy(zero_copy_only=False)
+    return forgotten
