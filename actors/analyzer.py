@@ -15,7 +15,8 @@ from actors.annotator import Annotator
 from actors.weights.bundles import resolve_bundle
 from pipeline import schema
 from pipeline.config.models import DecodeConfig
-from pipeline.decode.decoder import chunks_to_table, decode_clip
+from pipeline.decode.decoder import decode_clip
+from pipeline.decode.rows import chunks_to_table
 from pipeline.errors import ClipError
 from pipeline.stages.write import slot_rows
 from pipeline.storage import fs

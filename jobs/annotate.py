@@ -23,10 +23,10 @@ from pipeline import flow
 from pipeline.config.models import Config, load_config
 from pipeline.corpus.discover import Corpus, read_corpus
 from pipeline.errors import UNEXPECTED
-from pipeline.flow import Annotation, Report
 from pipeline.planning.versions import clips_version
 from pipeline.runs.history import recorded_revisions
-from pipeline.tables.parquet import open_output
+from pipeline.runs.model import Annotation, Report
+from pipeline.storage.output import open_output
 
 console = Console(highlight=False, soft_wrap=True)
 

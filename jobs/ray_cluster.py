@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from actors.weights.bundles import Bundle
 from pipeline.config.models import Config
 from pipeline.errors import ConfigError
-from pipeline.flow import Stage, fit_pools
+from pipeline.flow import fit_pools
 from pipeline.preload import load_ahead
+from pipeline.runs.model import Stage
 
 _STORE_MB_PER_CPU = 300  # a few chunks of each decoder and actor; more only keeps more frames waiting
 

@@ -21,9 +21,10 @@ from pipeline import schema
 from pipeline.config.models import Config
 from pipeline.corpus.discover import Corpus
 from pipeline.flow import build_annotated, plan_run
+from pipeline.isolation.registry import start_keeper
 from pipeline.isolation.subprocess import Child, Limits
 from pipeline.planning.forecast import Amount, Step
-from pipeline.stages.write import Job
+from pipeline.runs.context import Job
 
 _COLUMNS = ["frames", "width", "height", "ready", "face_index"]
 _LIMITS = Limits(item_s=600.0, memory_mb=1 << 40)
@@ -66,8 +67,6 @@ def _run(request: tuple[list[dict[str, Any]], Bundle, Config, str, float]) -> It
     begun, ends = time.time(), float("inf")  # the clock of the column `ready`
     ray_cluster.start_ray(config)
     import ray
-
-    from pipeline.isolation.keeper import start_keeper  # it imports Ray
 
     try:
         job, marks = Job(out, config, wanted.versions), start_keeper(out, config.storage.options)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,22 +10,26 @@ import pyarrow as pa
 from pipeline import schema
 from pipeline.config.models import Config, PoolConfig
 from pipeline.corpus.discover import Corpus
-from pipeline.errors import TRIED_AGAIN, ConfigError
+from pipeline.errors import ConfigError
+from pipeline.identity.version import aggregate_version
 from pipeline.isolation.annotating import Careful
-from pipeline.isolation.registry import Marks
+from pipeline.isolation.registry import Marks, start_keeper
 from pipeline.isolation.shutdown import Stop
 from pipeline.maintenance.erase import finish_forgetting
 from pipeline.observe.logging import log
-from pipeline.observe.metrics import RunMetrics
 from pipeline.planning import promotion
 from pipeline.planning.plan import Plan, make_plan
-from pipeline.planning.versions import aggregate_version, clips_version
+from pipeline.planning.versions import clips_version
 from pipeline.preload import load_ahead, load_in_worker
 from pipeline.runs.accounting import Tally
+from pipeline.runs.context import Job
+from pipeline.runs.metrics import RunMetrics
+from pipeline.runs.model import Annotation, Report, Stage
 from pipeline.runs.record import cluster_of, compare, read_forecast, record_run
 from pipeline.stages import write
-from pipeline.stages.write import Job
+from pipeline.stages.decode import decode_packed, pack_work
 from pipeline.storage import fs, lease
+from pipeline.storage.output import Output, open_output
 from pipeline.tables import parquet
 
 if TYPE_CHECKING:  # a run without work does not wait for Ray to load
@@ -34,87 +37,6 @@ if TYPE_CHECKING:  # a run without work does not wait for Ray to load
 
 _CPU_CHUNKS, _GPU_CHUNKS = 1, 4  # a GPU wants more faces at once; on a CPU a second chunk only takes memory
 _WRITE_CPUS = 0.1  # writing waits for storage; it must find a place beside decoders and actors
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One actor pool of the flow.
-
-    Attributes:
-        actor: "module:name" of a class whose instances map tables of schema.FLOW to the same. A name, since importing
-            it loads torch, which the driver need not do.
-        arguments: keyword arguments of its constructor.
-        pool: size and resources.
-        slots: slots it fills.
-    """
-
-    actor: str
-    arguments: Mapping[str, Any]
-    pool: PoolConfig
-    slots: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """What is wanted of the corpus: the models as far as the flow must know them.
-
-    Attributes:
-        name: of the bundle.
-        versions: slot -> version.
-        needs: slot -> slots whose results it reads.
-        same_person_cosine: of the embedding model, None without one.
-        switch_cosine: of the embedding model, None where its entry states none.
-        models: slot -> facts for the run's record (name, files, licence).
-    """
-
-    name: str
-    versions: Mapping[str, str]
-    needs: Mapping[str, Sequence[str]]
-    same_person_cosine: float | None
-    switch_cosine: float | None
-    models: Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Report:
-    """How a run ended.
-
-    Attributes:
-        run: its name, also of its file in `runs/`.
-        clips: outcome -> clips of the manifest.
-        wanted: clips of the manifest.
-        unaccounted: clips without an outcome; a run that is in order has none.
-        frames, faces: committed by this run.
-        tracks, identities: in the corpus.
-        seconds: stage -> wall-clock seconds.
-        quarantined: rows of `quarantine` for this manifest's clips.
-        stopped: it was told to stop before its end.
-        held_back: clips that the output has beyond this corpus and that lack a wanted version; if there are any, the
-            versions in force stay, and tracks and identities are not made anew.
-    """
-
-    run: str
-    clips: Mapping[str, int]
-    wanted: int
-    unaccounted: Sequence[str]
-    frames: int
-    faces: int
-    tracks: int
-    identities: int
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    quarantined: Sequence[Mapping[str, Any]] = ()
-    stopped: bool = False
-    held_back: int = 0
-
-    @property
-    def in_order(self) -> bool:
-        """Whether every clip of the manifest has exactly one outcome, and none is to be tried again."""
-        return not self.unaccounted and sum(self.clips.values()) == self.wanted and not self.to_try_again
-
-    @property
-    def to_try_again(self) -> list[Mapping[str, Any]]:
-        """Quarantined clips that failed by a mistake of Faceatlas or of the storage; the next run tries them again."""
-        return [row for row in self.quarantined if row["error_class"] in TRIED_AGAIN]
 
 
 def all_versions(annotation: Annotation, config: Config) -> dict[str, str]:
@@ -125,7 +47,7 @@ def all_versions(annotation: Annotation, config: Config) -> dict[str, str]:
 
 def plan_run(corpus: Corpus, out: str, annotation: Annotation, config: Config) -> Plan:
     """What `annotate` would do; reads the output, changes nothing."""
-    output = parquet.open_output(out, config.storage.options)
+    output = open_output(out, config.storage.options)
     return make_plan(corpus, output, all_versions(annotation, config), annotation.needs, config.decode.chunk_frames)
 
 
@@ -164,7 +86,7 @@ def annotate(
     warn = warn or (lambda words: log(config.ray.log_level, "warning", "waiting", message=words))
     out = fs.normalise_uri(out)  # workers of a cluster may work in another folder than this process
     run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    with lease.hold(parquet.open_output(out, config.storage.options), f"run {run}", config.lease) as held:
+    with lease.hold(open_output(out, config.storage.options), f"run {run}", config.lease) as held:
         return _annotate(corpus, out, annotation, make_stages, start_ray, config, progress, stop, warn, run, held)
 
 
@@ -198,13 +120,12 @@ def _annotate(
     begun = time.monotonic()
     if plan.work.num_rows:
         start_ray()
-        # they import Ray, which reads its environment when it is loaded
-        from pipeline.isolation.keeper import start_keeper
+        # it imports Ray, which reads its environment when it is loaded
         from pipeline.isolation.stall import telling_of_waits
 
         marks = start_keeper(out, config.storage.options)
         # meanwhile the actors load their models
-        load_in_worker("pipeline.stages.write", "ray.data")
+        load_in_worker("pipeline.stages.decode", "pipeline.stages.write", "ray.data")
         load_ahead("pipeline.identity.snapshot")
         job = Job(out, config, annotation.versions, run)
         counted = RunMetrics()
@@ -293,12 +214,12 @@ def build_annotated(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Sta
 
     # 1. work rows: a few clips to a block, for blocks are the units of scheduling. Packed, as Ray asks its workers to
     #    look at every Arrow table before it begins: a task per block, and seconds until the first worker has loaded
-    blocks = write.pack_work(work, min(work.num_rows, max(64, work.num_rows // 8)))
+    blocks = pack_work(work, min(work.num_rows, max(64, work.num_rows // 8)))
     flow: ray.data.Dataset = ray.data.from_items(blocks, override_num_blocks=len(blocks))
     # 2. decode, CPU tasks, 1 clip : N chunks. The memory they reserve (two chunks and their Arrow copies) bounds how
     #    many run on a node, and makes Ray Data keep decoding and annotating apart instead of fusing them
     flow = flow.map_batches(
-        cast("Callable", write.decode_packed),
+        cast("Callable", decode_packed),
         fn_kwargs={"job": job, "marks": marks},
         batch_size=1,
         batch_format="pyarrow",
@@ -377,7 +298,7 @@ def fit_pools(pools: Sequence[PoolConfig], resources: Mapping[str, float], nodes
     return fitted
 
 
-def drop_stale(output: parquet.Output, plan: Plan, versions: Mapping[str, str]) -> None:
+def drop_stale(output: Output, plan: Plan, versions: Mapping[str, str]) -> None:
     """Take clips whose bytes have changed out of the tables of the slots (slot -> version)."""
     for shard, clip_ids in plan.stale.items():
         for slot, version in reversed(
@@ -386,7 +307,7 @@ def drop_stale(output: parquet.Output, plan: Plan, versions: Mapping[str, str]) 
             parquet.drop_clips(output, schema.TABLE_OF_SLOT[slot], version, shard, clip_ids)
 
 
-def _quarantined(output: parquet.Output, versions: Mapping[str, str], corpus: Corpus) -> list[dict]:
+def _quarantined(output: Output, versions: Mapping[str, str], corpus: Corpus) -> list[dict]:
     mine = set(corpus.clips["clip_id"].to_pylist())
     rows = parquet.read_version(output, "quarantine", versions["quarantine"]).to_pylist()
     return [row for row in rows if row["clip_id"] in mine]

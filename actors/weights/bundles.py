@@ -31,9 +31,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from actors.errors import BundleError, MissingWeightsError
 from actors.weights import cache as weight_cache
-from actors.weights.cache import Access, FileRef
+from actors.weights.cache import Access, FileRef, noted_digest
 from actors.weights.catalog import BUNDLES, INPUTS, MODELS, SLOTS, ModelCard
-from actors.weights.digests import noted_digest
 from actors.weights.locate import find_files
 from actors.weights.mirror import Mirror, open_mirror
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from actors.errors import DigestError, MissingWeightsError
 from actors.weights import cache
-from actors.weights.cache import Access, FileRef
+from actors.weights.cache import Access, FileRef, noted_digest
 from actors.weights.catalog import HubFile, PackageFile
-from actors.weights.digests import noted_digest
 from actors.weights.mirror import MANIFEST, Mirror
 from actors.weights.state_dict import digest
 

@@ -8,8 +8,8 @@ from typing import Any
 from actors.errors import MissingWeightsError, UnreachableError
 from actors.weights import cache as weight_cache
 from actors.weights.bundles import read_bundle
+from actors.weights.cache import noted_digest
 from actors.weights.catalog import MODELS, SLOTS, HubFile, ModelCard
-from actors.weights.digests import noted_digest
 from actors.weights.mirror import Record, put_file
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.weights import cache as weight_cache
-from actors.weights.digests import cache_folder, read_json
+from actors.weights.cache import cache_folder, read_json
 from actors.weights.mirror import MANIFEST, Mirror
 from actors.weights.published import Outcome, Published, published
 

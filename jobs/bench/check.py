@@ -15,7 +15,8 @@ from pipeline.config.models import Config
 from pipeline.errors import FaceatlasError
 from pipeline.isolation.registry import Attempts, Marks
 from pipeline.planning.plan import Plan
-from pipeline.stages import write
+from pipeline.runs.context import Job
+from pipeline.stages.decode import decode_clips
 
 #: largest deviation from the plain way: pixels, pixels, radians, probabilities, 1 - cosine (issue "every model")
 LIMITS = {"face": 1.0, "landmarks": 1.0, "pose": 0.0087, "action_units": 0.02, "emotions": 0.02, "embeddings": 1e-3}
@@ -35,12 +36,12 @@ def plan_of(video: str, bundle: Bundle, config: Config, out: str) -> Plan:
     return plan_run(read_corpus(video, config), out, job.wanted_of(bundle), config)
 
 
-def decoded(work: pa.Table, flow_job: write.Job, frames: int | None = None) -> Iterator[pa.Table]:
+def decoded(work: pa.Table, flow_job: Job, frames: int | None = None) -> Iterator[pa.Table]:
     """Chunks of the work rows (schema.FLOW), those that hold frames; over again until `frames` have come."""
     seen = 0
     while True:
         before = seen
-        for chunk in write.decode_clips(work, flow_job, Marks(Attempts(flow_job.out, snapshot_s=0))):
+        for chunk in decode_clips(work, flow_job, Marks(Attempts(flow_job.out, snapshot_s=0))):
             count = len(chunk["frames"][0])
             if count:
                 seen += count

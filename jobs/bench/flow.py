@@ -30,6 +30,8 @@ from jobs.options import BundleOption, exit_on_error
 from pipeline import flow
 from pipeline.config.models import Config, load_config
 from pipeline.corpus.discover import Corpus, read_corpus
+from pipeline.runs.context import Job
+from pipeline.runs.model import Report
 from pipeline.stages import write as stage
 
 
@@ -108,7 +110,7 @@ def measure_engine(video: str, bundle: Bundle, config: Config, rounds: int) -> S
 
 def _loop(video: str, bundle: Bundle, config: Config, out: str, actor: Annotator) -> tuple[int, int]:
     """Bring an empty output to what is wanted but for tracks; returns frames and faces."""
-    work, flow_job = plan_of(video, bundle, config, out).work, stage.Job(out, config, bundle.versions)
+    work, flow_job = plan_of(video, bundle, config, out).work, Job(out, config, bundle.versions)
     answers: list[pa.Table] = []
     frames = faces = 0
 
@@ -134,7 +136,7 @@ def _start_ray(config: Config) -> float:
     return time.perf_counter() - begun
 
 
-def _pipeline(corpus: Corpus, bundle: Bundle, config: Config) -> flow.Report:
+def _pipeline(corpus: Corpus, bundle: Bundle, config: Config) -> Report:
     from jobs import ray_cluster
 
     with tempfile.TemporaryDirectory() as out:
@@ -154,7 +156,7 @@ def _pipeline(corpus: Corpus, bundle: Bundle, config: Config) -> flow.Report:
 
 def _check(video: str, bundle: Bundle, config: Config, actor: Annotator) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as out:
-        work, flow_job = plan_of(video, bundle, config, out).work, stage.Job(out, config, bundle.versions)
+        work, flow_job = plan_of(video, bundle, config, out).work, Job(out, config, bundle.versions)
         return check(actor, bundle, config, next(decoded(work, flow_job)))
 
 

@@ -18,7 +18,7 @@ from jobs.bench.check import BenchError, check, count_faces, decoded, make_actor
 from jobs.bench.result import JsonOption, RoundsOption, Speed, StandinsOption, VideoOption, measured, say
 from jobs.options import ConfigOption, SetOption, exit_on_error
 from pipeline.config.models import Config
-from pipeline.stages import write
+from pipeline.runs.context import Job
 
 _CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 #: runs the reference's script with its clock changed for processor time
@@ -75,7 +75,7 @@ def measure_peer(
     decoding: list[float] = []
     theirs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as out:
-        work, flow_job = plan_of(video, bundle, config, out).work, write.Job(out, config, bundle.versions)
+        work, flow_job = plan_of(video, bundle, config, out).work, Job(out, config, bundle.versions)
         held = list(decoded(work, flow_job))
         frames = sum(len(chunk["frames"][0]) for chunk in held)
         deviations = check(actor, bundle, config, held[0])

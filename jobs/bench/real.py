@@ -21,7 +21,7 @@ import typer
 
 from jobs.options import exit_on_error
 from pipeline import schema
-from pipeline.config.people_config import IdentitiesConfig, TracksConfig
+from pipeline.config.models import IdentitiesConfig, TracksConfig
 from pipeline.errors import ConfigError
 from pipeline.identity.assign import cluster_tracks
 from pipeline.identity.scores import score_clusters

@@ -21,13 +21,13 @@ from actors.weights.bundles import Bundle
 from jobs.bench.check import BenchError, check, count_faces, decoded, make_actor, plan_of
 from jobs.bench.result import Speed, command_of, measured
 from pipeline.config.models import Config
-from pipeline.stages import write
+from pipeline.runs.context import Job
 
 
 def measure_decode(video: str, bundle: Bundle, config: Config, frames: int, rounds: int) -> Speed:
     """Decoding alone, one task."""
     with tempfile.TemporaryDirectory() as out:
-        work, flow_job = plan_of(video, bundle, config, out).work, write.Job(out, config, bundle.versions)
+        work, flow_job = plan_of(video, bundle, config, out).work, Job(out, config, bundle.versions)
         seconds = []
         for _ in range(rounds):
             begun = time.perf_counter()
@@ -92,7 +92,7 @@ def measure_models(video: str, bundle: Bundle, config: Config, frames: int, roun
 
 def _held_chunks(video: str, bundle: Bundle, config: Config, frames: int) -> tuple[list[pa.Table], Annotator]:
     with tempfile.TemporaryDirectory() as out:
-        work, flow_job = plan_of(video, bundle, config, out).work, write.Job(out, config, bundle.versions)
+        work, flow_job = plan_of(video, bundle, config, out).work, Job(out, config, bundle.versions)
         held = list(decoded(work, flow_job, frames))
     if not held:
         raise BenchError(f"{video} holds no frame to measure on")

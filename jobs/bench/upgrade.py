@@ -20,7 +20,10 @@ from jobs.options import BundleOption, ConfigOption, SetOption, exit_on_error
 from pipeline import schema
 from pipeline.config.models import Config
 from pipeline.isolation.registry import Attempts, Marks
+from pipeline.runs.context import Job
 from pipeline.stages import write
+from pipeline.stages.decode import decode_clips
+from pipeline.storage.output import Output, open_output
 from pipeline.tables import parquet
 
 _NEW = "measured-upgrade"
@@ -64,7 +67,7 @@ def measure_upgrade(video: str, bundle: Bundle, config: Config, slot: str) -> di
         upgrade = _converge(video, upgraded, config, out, actor)
         if any(path.read_bytes() != data for path, data in before.items()):
             raise BenchError("the upgrade changed files of other tables")
-        table, output = schema.TABLE_OF_SLOT[slot], parquet.open_output(out)
+        table, output = schema.TABLE_OF_SLOT[slot], open_output(out)
         old, new = (_values(output, table, version) for version in (bundle.versions[slot], _NEW))
     if old.shape != new.shape or not np.allclose(old, new, atol=LIMITS.get(slot, 1e-3), equal_nan=True):
         raise BenchError(f"{table} of the upgrade differs from that from scratch")
@@ -81,9 +84,9 @@ def measure_upgrade(video: str, bundle: Bundle, config: Config, slot: str) -> di
 
 def _converge(video: str, bundle: Bundle, config: Config, out: str, actor: Annotator) -> Cost:
     """Do what the plan asks for, one chunk after the other."""
-    work, flow_job = plan_of(video, bundle, config, out).work, write.Job(out, config, bundle.versions)
+    work, flow_job = plan_of(video, bundle, config, out).work, Job(out, config, bundle.versions)
     frames, seconds, answers = 0, {"decode": 0.0, "actor": 0.0, "write": 0.0}, []
-    flow = write.decode_clips(work, flow_job, Marks(Attempts(out, snapshot_s=0)))
+    flow = decode_clips(work, flow_job, Marks(Attempts(out, snapshot_s=0)))
     processor, begun = time.process_time(), time.perf_counter()
     for chunk in flow:
         decoded = time.perf_counter()
@@ -102,7 +105,7 @@ def _converge(video: str, bundle: Bundle, config: Config, out: str, actor: Annot
     return Cost(frames, *(round(figure, 2) for figure in figures))
 
 
-def _values(output: parquet.Output, table: str, version: str) -> np.ndarray:
+def _values(output: Output, table: str, version: str) -> np.ndarray:
     keys = [(key, "ascending") for key in ("clip_id", "frame", "face")]
     rows = parquet.read_version(output, table, version).sort_by(keys)
     return np.stack([rows[name].to_numpy() for name in rows.column_names if pa.types.is_floating(rows[name].type)])

@@ -18,7 +18,7 @@ import pipeline
 from jobs.commands.report import write_report
 from pipeline.config.models import Config
 from pipeline.errors import ConfigError
-from pipeline.flow import Report
+from pipeline.runs.model import Report
 from pipeline.storage import fs as files
 
 _WIDTH, _HEIGHT, _FPS, _FRAMES = 640, 360, 24, 36

@@ -9,11 +9,13 @@ from rich.console import Console
 from jobs.options import ConfigOption, OutArgument, SetOption, exit_on_error
 from pipeline.config.models import load_config
 from pipeline.errors import ConfigError
-from pipeline.export.datasets import export_coco, export_hf, export_webdataset
+from pipeline.export.coco import export_coco
+from pipeline.export.datasets import export_hf
 from pipeline.export.duckdb_views import views_sql
 from pipeline.export.select import Identities
 from pipeline.export.select import export as write_fex
-from pipeline.tables.parquet import open_output, write_bytes
+from pipeline.export.webdataset import export_webdataset
+from pipeline.storage.output import open_output, write_bytes
 
 Format = Literal["fex-csv", "fex-parquet", "coco", "webdataset", "hf", "views"]
 

@@ -17,6 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.identity.lineage import resolve_id
 from pipeline.identity.overrides import ANCHORS, Decision, add_decision
 from pipeline.identity.scores import score_clusters
+from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
 app = typer.Typer(help="Who is who: decisions, scores, calibration.", no_args_is_help=True)
@@ -36,7 +37,7 @@ class _Known:
             parquet.read_table(out, "identities", ["identity_id"], self.options)["identity_id"].to_pylist()
         )
         self.lineage = parquet.read_table(out, "lineage", None, self.options)
-        self.output = parquet.open_output(out, self.options)
+        self.output = open_output(out, self.options)
 
     def resolve(self, identity_id: str) -> str:
         try:

@@ -9,8 +9,8 @@ from rich.console import Console
 from jobs.annotate import settings
 from pipeline.errors import ConfigError, OutputError
 from pipeline.storage import lease
+from pipeline.storage.output import Output, open_output
 from pipeline.tables import parquet
-from pipeline.tables.parquet import Output
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -32,7 +32,7 @@ def reading(out: str, config: Path | None, assignments: list[str] | None) -> Out
     Raises:
         OutputError: it holds no tables.
     """
-    output = parquet.open_output(out, settings(config, assignments, None).storage.options)
+    output = open_output(out, settings(config, assignments, None).storage.options)
     if not parquet.read_current(output):
         raise OutputError(
             f"{out} holds no Faceatlas tables (there is no current.json); give the OUT of an annotate run"

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from actors.errors import BundleError
 from actors.weights.bundles import read_bundle
+from actors.weights.cache import noted_digest
 from actors.weights.catalog import BUNDLES, MODELS, SLOTS
-from actors.weights.digests import noted_digest
 from actors.weights.mirror import Mirror, open_mirror
 from actors.weights.published import Outcome, Published, local_copy, published, pull
 from actors.weights.verify import verify_cache, verify_mirror

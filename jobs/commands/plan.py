@@ -30,7 +30,7 @@ from pipeline.decode.probe import probe_work
 from pipeline.planning.forecast import Cluster, forecast
 from pipeline.planning.plan import Plan
 from pipeline.runs.record import save_forecast
-from pipeline.tables.parquet import open_output
+from pipeline.storage.output import open_output
 from pipeline.tables.status import faces_per_frame
 
 _SHARDS_SHOWN = 20

@@ -12,6 +12,7 @@ from jobs.options import ConfigOption, OutArgument, SetOption, exit_on_error
 from pipeline.errors import ConfigError
 from pipeline.runs.history import read_runs
 from pipeline.schema import TABLE_OF_SLOT
+from pipeline.storage.output import Output
 from pipeline.tables import parquet
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def list_versions(
     console.print(table)
 
 
-def version_rows(output: parquet.Output) -> list[dict[str, Any]]:
+def version_rows(output: Output) -> list[dict[str, Any]]:
     """One dict per version of a table that lies in the output."""
     current = parquet.read_current(output)
     runs = list(read_runs(output))

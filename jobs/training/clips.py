@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from actors import FaceAnalyzer
 from pipeline import schema
-from pipeline.config.people_config import IdentitiesConfig, TracksConfig
+from pipeline.config.models import IdentitiesConfig, TracksConfig
 from pipeline.identity.assign import cluster_tracks
 from pipeline.tracking.link import link_faces
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline.config.models import Config
 from pipeline.corpus import allowlist, manifests, tar_index
+from pipeline.corpus.celebv import read_celebv
 from pipeline.errors import ConfigError
 from pipeline.schema import CLIP
 from pipeline.storage import fs as files
@@ -68,7 +69,7 @@ def _read_file(uri: str, info: dict[str, Any], config: Config) -> Corpus:
     """Corpus of a single file: a list or a video, by its suffix."""
     kind = files.suffix(uri)
     if kind in manifests.SUFFIXES or kind == ".json":
-        rows = manifests.read_celebv(uri, config) if kind == ".json" else manifests.read_manifest(uri, config)
+        rows = read_celebv(uri, config) if kind == ".json" else manifests.read_manifest(uri, config)
         if not rows:
             raise ConfigError(f"{uri} names no clip")
         unique = {row["clip_id"]: row for row in reversed(rows)}  # CelebV may list two people of one scene as two clips

@@ -11,15 +11,9 @@ memory once, straight into their chunk. Measured: 0.4 GB at 30 minutes of 1080p,
 
 A file that is cut off gives fewer frames and no error. It is found out by what MP4, Matroska and AVI state of their
 length; MPEG and raw streams state none, so these just end.
-
-Files are read through fsspec objects also where they are local: measured as fast as FFmpeg's own reader, and a hostile
-file (a playlist, say) cannot make FFmpeg open others. FFmpeg has no protocol left to open anything with, and does not
-know the formats that are lists of other files.
 """
 
-import io
 import math
-import mimetypes
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -27,33 +21,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import av
-import numpy as np
-import pyarrow as pa
-from av.stream import Discard, Disposition
 
 from pipeline.config.models import DecodeConfig
-from pipeline.corpus import tar_index
 from pipeline.decode.chunking import Chunk, Needed, empty_row, unseen_rows
+from pipeline.decode.open import Video, check_size, open_video, reason_of
+from pipeline.decode.rows import error_row
 from pipeline.decode.yuv420 import DEGREES, Upright
-from pipeline.errors import NO_ACCESS, UNEXPECTED, ClipError
+from pipeline.errors import UNEXPECTED, ClipError
 from pipeline.intervals import complement
-from pipeline.schema import CHUNK
 from pipeline.storage import fs
 
 av.logging.set_level(av.logging.PANIC)  # prints nothing; errors then carry FFmpeg's reason, which they else do not
 
 RAW_FPS = 25.0  # clock of streams that give neither times nor a rate
 TICK_TOLERANCE_S = 1e-6  # of floating point; the finest usual clock of a container is 11 us
-#: demuxers that read what a file names instead of what it holds, and devices; all others hold their own pictures
-_LISTS = frozenset(
-    {
-        *("alsa", "concat", "dash", "fbdev", "hds", "hls", "image2", "imf", "kmsgrab", "lavfi", "oss", "rtp", "rtsp"),
-        *("sap", "sdp", "smoothstreaming", "video4linux2,v4l2", "vobsub", "webm_dash_manifest", "x11grab"),
-    }
-)
-#: what FFmpeg may do with a file: protocols none, so that nothing else is opened whatever the file says
-_CLOSED = {"protocol_whitelist": "none", "format_whitelist": ",".join(sorted(av.formats_available - _LISTS))}
-_MP4_BOXES = (b"ftyp", b"mdat", b"free", b"skip", b"wide", b"pnot")  # that an MP4 or MOV begins with
 
 
 def decode_clip(
@@ -114,7 +95,7 @@ def decode_clip(
     except ClipError as problem:
         error = problem
     except av.FFmpegError as problem:
-        error = ClipError(f"frame {tally.decoded - 1} cannot be converted: {_reason(problem)}", "unsupported_pixels")
+        error = ClipError(f"frame {tally.decoded - 1} cannot be converted: {reason_of(problem)}", "unsupported_pixels")
     except Exception as problem:  # one that leaves the task would fail the whole job
         error = _of_reading(problem, clip["uri"], tally.decoded)
     if needed.nothing:
@@ -135,39 +116,6 @@ def _of_reading(problem: Exception, uri: str, decoded: int) -> ClipError:
     if fs.is_storage_error(problem):
         return ClipError(f"reading failed after {decoded} frames: {problem}", fs.reading_failed(uri, problem))
     return ClipError(f"unexpected {type(problem).__name__}: {problem}", UNEXPECTED)
-
-
-def error_row(
-    clip: Mapping[str, Any], first: int, error: Mapping[str, Any], video: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The last row of a clip that cannot be decoded any further; `first` is the ordinal of the frame that is lost."""
-    return empty_row(clip, first) | {"last": True, "video": video, "error": dict(error)}
-
-
-def chunks_to_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Arrow table of chunk rows, one record batch per row; `planes` is not copied.
-
-    Args:
-        rows: rows of `decode_clip`; may be none.
-
-    Returns:
-        Table with `schema.CHUNK`.
-    """
-    batches = []
-    for row in rows:
-        arrays = [
-            _planes_array(row["planes"]) if f.name == "planes" else pa.array([row[f.name]], f.type) for f in CHUNK
-        ]
-        batches.append(pa.RecordBatch.from_arrays(arrays, schema=CHUNK))
-    return pa.Table.from_batches(batches, schema=CHUNK)
-
-
-def _planes_array(planes: Any) -> pa.LargeBinaryArray:
-    if planes is None:
-        return pa.nulls(1, pa.large_binary())
-    data = pa.py_buffer(planes)
-    offsets = pa.py_buffer(np.array([0, data.size], np.int64))
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, data])
 
 
 class _Intervals:
@@ -236,90 +184,8 @@ class _Tally:
         return {**counts, **self.stream, "start_time": self.start_time, "end_time": self.end_time}
 
 
-@dataclass(frozen=True)
-class _Video:
-    """An opened video: its stream, the length of its file in bytes, and the length that its header states."""
-
-    container: Any
-    stream: Any
-    length: int
-    stated_length: int | None
-
-    def is_cut_off(self) -> bool:
-        """Whether the file ends before what its header or its index say; the decoder just gives fewer frames then."""
-        entries = self.stream.index_entries
-        indexed = entries[-1].pos + entries[-1].size if len(entries) else 0
-        # headers count a few bytes of padding that some writers leave out
-        return indexed > self.length or (self.stated_length or 0) > self.length + fs.HEAD_BYTES
-
-
-class _Nameless:
-    """A file as PyAV reads it, without its name."""
-
-    def __init__(self, file: Any) -> None:
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
-
-
-def open_video(clip: Mapping[str, Any], config: DecodeConfig, options: Any, stack: ExitStack) -> _Video:
-    """Open a clip's first video stream for decoding on one thread; `stack` closes it.
-
-    Raises:
-        ClipError: `missing_file`, `empty_file`, `unreadable`, `no_access`, `not_a_video`, `truncated`,
-            `no_video_stream`, `unsupported_codec` or `too_large`.
-    """
-    name = clip["uri"] if clip.get("member") is None else clip["member"]
-    of_tar = fs.suffix(clip["uri"]) == ".tar" and clip.get("offset") is None
-    if of_tar and tar_index.can_be_read_now(clip, options):
-        raise ClipError(f"{name} could not be read when the corpus was listed; now it can", NO_ACCESS)
-    file = stack.enter_context(fs.open_clip(clip, options))
-    head = file.read(fs.HEAD_BYTES)
-    length = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    # of a picture's name FFmpeg makes a pattern of names, and opens those; without it, it reads what it is given
-    source = _Nameless(file) if (mimetypes.guess_type(name)[0] or "").startswith("image/") else file
-    try:
-        # tags in an unknown encoding must not fail a clip
-        container = stack.enter_context(av.open(source, "r", metadata_errors="replace", container_options=_CLOSED))
-    except av.FFmpegError as error:
-        reason = _reason(error)
-        if "not on whitelist" in reason:
-            raise ClipError(
-                f"{name} is a list of other files or streams, which are not opened", "not_a_video"
-            ) from error
-        if head[4:8] in _MP4_BOXES and "moov atom not found" in reason:
-            raise ClipError(
-                f"{name} is cut off: its index (moov) is missing, often the file's end", "truncated"
-            ) from error
-        if fs.suffix(name) == ".tar":
-            raise ClipError(
-                f"the tar shard {name} is damaged or cut off; members behind it are lost", "truncated"
-            ) from error
-        raise ClipError(f"{name} cannot be opened as a video: {reason}", "not_a_video") from error
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not streams:
-        kinds = ", ".join(sorted({s.type for s in container.streams})) or "none"
-        raise ClipError(f"{name} has no video stream (its streams: {kinds})", "no_video_stream")
-    stream = streams[0]
-    codec = stream.codec_context
-    if codec is None:
-        raise ClipError(f"{name}: there is no decoder for its video stream", "unsupported_codec")
-    _check_size(codec.width, codec.height, config)
-    for other in container.streams:
-        if other.index != stream.index:
-            other.discard = Discard.all  # sound is neither read nor decoded
-    codec.thread_count, codec.thread_type = 1, "NONE"  # the task has one CPU
-    # a size that jumps is refused before it is allocated; the codec counts pixels with its padding
-    codec.options = {"max_pixels": str(2 * config.max_pixels + (1 << 16))}
-    return _Video(container, stream, length, fs.stated_length(head))
-
-
-def _check_size(width: int, height: int, config: DecodeConfig) -> None:
-    if width * height > config.max_pixels:
-        raise ClipError(f"frames of {width}x{height} pixels; decode.max_pixels allows {config.max_pixels}", "too_large")
-
-
 def _sampled_frames(
-    video: _Video, clip: Mapping[str, Any], config: DecodeConfig, tally: _Tally, upright: Upright
+    video: Video, clip: Mapping[str, Any], config: DecodeConfig, tally: _Tally, upright: Upright
 ) -> Iterator[tuple[int, float | None, av.VideoFrame]]:
     """(index in the video, time in seconds, frame) of each sampled frame of the clip's range; counts in `tally`."""
     start_s = -math.inf if clip.get("start_s") is None else clip["start_s"]
@@ -352,7 +218,7 @@ def _sampled_frames(
             yield index, time, frame
 
 
-def _frames(video: _Video, config: DecodeConfig, tally: _Tally) -> Iterator[av.VideoFrame]:
+def _frames(video: Video, config: DecodeConfig, tally: _Tally) -> Iterator[av.VideoFrame]:
     """All frames of a stream in the decoder's order, with those that B-frames hold back at the end.
 
     Raises:
@@ -367,24 +233,18 @@ def _frames(video: _Video, config: DecodeConfig, tally: _Tally) -> Iterator[av.V
             if packet.size:  # else it is the flush at the end
                 incomplete = packet.is_corrupt
             for frame in packet.decode():
-                _check_size(frame.width, frame.height, config)
+                check_size(frame.width, frame.height, config)
                 if tally.decoded >= config.max_frames:
                     raise ClipError(f"more than {config.max_frames} frames, which decode.max_frames allows", "too_long")
                 tally.decoded += 1
                 yield frame
     except av.FFmpegError as error:
         codec = video.stream.codec_context
-        _check_size(codec.width, codec.height, config)  # the codec's own limit has refused it, see open_video
+        check_size(codec.width, codec.height, config)  # the codec's own limit has refused it, see open_video
         if incomplete or video.is_cut_off():
             raise ClipError(f"the file is cut off after {tally.decoded} frames", "truncated") from error
-        raise ClipError(f"decoding failed after {tally.decoded} frames: {_reason(error)}", "corrupt") from error
+        raise ClipError(f"decoding failed after {tally.decoded} frames: {reason_of(error)}", "corrupt") from error
     if video.is_cut_off():  # not `incomplete`: recorded MPEG streams end within a packet as a rule
         raise ClipError(f"the file is cut off after {tally.decoded} frames", "truncated")
     if not tally.decoded:
         raise ClipError("the video stream holds no frame that can be decoded", "no_frames")
-
-
-def _reason(error: av.FFmpegError) -> str:
-    """What FFmpeg says of an error, in words."""
-    log = getattr(error, "log", None)
-    return f"{error.strerror} ({log[2].strip().rstrip('.')})" if log and log[2].strip() else str(error.strerror)

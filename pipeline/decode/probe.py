@@ -4,6 +4,7 @@ import random
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -11,12 +12,35 @@ import pyarrow as pa
 
 from pipeline import schema
 from pipeline.config.models import Config, DecodeConfig
-from pipeline.decode.decoder import RAW_FPS, open_video
+from pipeline.decode.decoder import RAW_FPS
+from pipeline.decode.open import open_video
 from pipeline.errors import ClipError
-from pipeline.planning.forecast import Probed
 
 PROBED_CLIPS = 64
 _READERS = 8  # opening a file on remote storage is waiting
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What the headers of some of the clips say.
+
+    Attributes:
+        clips: with work to do.
+        shards: that they lie in.
+        probed: of them, whose headers were read.
+        unreadable: of those, that will end in quarantine.
+        frames, seconds, megapixels: means of a probed clip, unreadable ones as 0; megapixels of all its frames.
+        frame_mb: largest frame as it travels (planar YUV 4:2:0), MB.
+    """
+
+    clips: int
+    shards: int
+    probed: int
+    unreadable: int
+    frames: float
+    seconds: float
+    megapixels: float
+    frame_mb: float
 
 
 def probe_clip(

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from pipeline import schema
+from pipeline.storage.output import Output
 from pipeline.tables import parquet
 from pipeline.tables.clip_reader import ClipTables
-from pipeline.tables.parquet import Output
 
 _HEAD = """\
 -- The tables of {root} in DuckDB: `duckdb -init views.sql`, or .read views.sql

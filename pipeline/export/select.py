@@ -20,9 +20,9 @@ from pipeline.config.models import DecodeConfig
 from pipeline.errors import ConfigError, OutputError
 from pipeline.export.fex import FEX, Video, embeddings_of, fex_rows
 from pipeline.export.pyfeat_identities import cluster_identities
+from pipeline.storage.output import Output, open_output
 from pipeline.tables import parquet
 from pipeline.tables.clip_reader import ClipTables
-from pipeline.tables.parquet import Output
 
 Format = Literal["fex-csv", "fex-parquet"]
 Identities = Literal["corpus", "gallery", "hdbscan", "connected"]
@@ -60,7 +60,7 @@ def export(
         OutputError: `out` holds no tables, a file cannot be written, or it is not known which frames were annotated.
         ConfigError: no such clip.
     """
-    reader = _Reader(parquet.open_output(out, storage_options), identities, threshold, faces_only)
+    reader = _Reader(open_output(out, storage_options), identities, threshold, faces_only)
     rows = reader.wanted(clips)
     single = to.endswith(_SUFFIX[form])
     if not single and to.endswith(tuple(_SUFFIX.values())):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from pipeline.config.people_config import IdentitiesConfig
+from pipeline.config.models import IdentitiesConfig
 from pipeline.identity.cluster import Account, ClusterRule, Search, cluster_rows
 from pipeline.identity.constraints import Constraints
 from pipeline.identity.knn import find_neighbours

@@ -17,6 +17,7 @@ from scipy.special import ndtri  # scipy.stats would add a second to every start
 
 from pipeline.errors import ConfigError
 from pipeline.identity.assign import covisible_pairs
+from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 from pipeline.tracking.faces import unit_embeddings
 
@@ -98,7 +99,7 @@ def calibrate_output(
 
 def _halves(out: str, tracks: pa.Table, storage_options: Mapping[str, Any] | None) -> np.ndarray:
     """Cosine of the means of the first and the second half of each track that is long enough."""
-    output = parquet.open_output(out, storage_options)
+    output = open_output(out, storage_options)
     version = parquet.read_current(output).get("embeddings", "none")
     long = tracks.filter(pc.greater_equal(tracks["faces"], 2 * _HALF))
     if long.num_rows > _MOST_TRACKS:

@@ -14,8 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import OutputError
-from pipeline.tables import parquet
-from pipeline.tables.parquet import Output
+from pipeline.storage.output import Output, write_bytes
 
 PATH = "decisions.json"
 ANCHORS = 8
@@ -58,7 +57,7 @@ def add_decision(output: Output, decision: Decision) -> None:
 
 def _write(output: Output, decisions: Sequence[Decision]) -> None:
     content = [item.model_dump(mode="json") for item in decisions]
-    parquet.write_bytes(output, PATH, (json.dumps(content, indent=1) + "\n").encode())
+    write_bytes(output, PATH, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def forget_tracks(output: Output, tracks: Collection[str]) -> None:

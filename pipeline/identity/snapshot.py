@@ -16,14 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
-from pipeline.config.models import Config
-from pipeline.config.people_config import IdentitiesConfig
+from pipeline.config.models import Config, IdentitiesConfig
 from pipeline.identity.assign import Before, cluster_tracks
 from pipeline.identity.lineage import write_lineage
 from pipeline.identity.overrides import digest_decisions, read_decisions
-from pipeline.planning.versions import AGGREGATE_ALGORITHM, digest
-from pipeline.stages.write import Job
+from pipeline.identity.version import AGGREGATE_ALGORITHM
+from pipeline.planning.versions import digest
+from pipeline.runs.context import Job
+from pipeline.storage.output import Output
 from pipeline.tables import parquet
+from pipeline.tables.shard_file import read_shard, write_shard
 from pipeline.tracking.link import link_shard
 
 #: what one aggregation writes, all of one version
@@ -66,7 +68,7 @@ def aggregate(
     )
 
 
-def _make_snapshot(job: Job, output: parquet.Output, same_person_cosine: float | None) -> None:
+def _make_snapshot(job: Job, output: Output, same_person_cosine: float | None) -> None:
     # not before they are needed: a run without work does not wait for Ray to load
     import ray
 
@@ -151,7 +153,7 @@ def _link_in_two(job: Job, shard: str, clips: pa.Table, in_force: str) -> tuple[
     The tracks of the snapshot in force (its version) are taken again if they were made of the same faces.
     """
     origin = _origin(job, shard, clips)
-    whole, written = parquet.read_shard(job.open(), "tracks", in_force, shard)
+    whole, written = read_shard(job.open(), "tracks", in_force, shard)
     if written.get(_ORIGIN) == origin:
         whole = _with_identities(whole, pa.nulls(whole.num_rows, pa.string()))
     else:
@@ -190,10 +192,10 @@ def _write_shard(job: Job, shard: str, part: tuple[pa.Table, str], identity_of_t
     """Write the tracks of a shard with their identities; a Ray task."""
     tracks, origin = part
     rows = _with_identities(tracks, identity_of_track)
-    parquet.write_shard(job.open(), "tracks", job.versions["tracks"], shard, rows, {_ORIGIN: origin})
+    write_shard(job.open(), "tracks", job.versions["tracks"], shard, rows, {_ORIGIN: origin})
 
 
-def _read_before(output: parquet.Output, version: str) -> tuple[dict[str, str], pa.Table, bool, dict]:
+def _read_before(output: Output, version: str) -> tuple[dict[str, str], pa.Table, bool, dict]:
     """Of the snapshot in force: identity of each track, lineage, whether there is one, and how it was made."""
     lineage = parquet.read_version(output, "lineage", version)
     lineage = lineage.select(schema.LINEAGE.names)
@@ -218,7 +220,7 @@ def _may_freeze(old: Mapping, new: Mapping, num_tracks: int, config: IdentitiesC
     return alike and num_tracks > config.afresh_up_to and num_tracks <= afresh * (1 + config.afresh_growth)
 
 
-def drop_old_snapshots(output: parquet.Output, keep: set[str]) -> None:
+def drop_old_snapshots(output: Output, keep: set[str]) -> None:
     """Remove snapshots other than those to keep (the new one and the one before)."""
     for name in TABLES:
         for version in parquet.table_versions(output, name):

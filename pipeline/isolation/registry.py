@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.tables import parquet
+from pipeline.storage.output import Output, open_output, write_bytes
 
 FOLDER = "attempts"
 SNAPSHOT_S = 2.0
@@ -58,7 +58,7 @@ class Attempts:
             storage_options: for fsspec.
             snapshot_s: seconds between snapshots of the open marks; 0: none but by `snapshot`.
         """
-        self._output = parquet.open_output(out, storage_options)
+        self._output = open_output(out, storage_options)
         self._lock = threading.Lock()
         self._held: dict[str, set[Mark]] = {}
         self._holder: dict[Mark, str] = {}
@@ -98,7 +98,7 @@ class Attempts:
             self._deaths.setdefault(mark, []).append(reason)
             own = {m: reasons for m, reasons in self._deaths.items() if m.clip_id == mark.clip_id}
         content = [{**asdict(m), "deaths": reasons} for m, reasons in own.items()]
-        parquet.write_bytes(self._output, f"{FOLDER}/{mark.clip_id}.json", json.dumps(content, indent=2).encode())
+        write_bytes(self._output, f"{FOLDER}/{mark.clip_id}.json", json.dumps(content, indent=2).encode())
         return len(own[mark])
 
     def stop(self) -> None:
@@ -127,7 +127,7 @@ class Attempts:
         with self._lock:
             marks = [asdict(mark) for mark in self._holder]
         if marks != self._written:
-            parquet.write_bytes(self._output, _OPEN, json.dumps(marks).encode())
+            write_bytes(self._output, _OPEN, json.dumps(marks).encode())
             self._written = marks
 
     def _release(self, worker: str) -> None:
@@ -218,12 +218,41 @@ def worker_name() -> str:
     return _name[1]
 
 
-def forget(output: parquet.Output, clip_ids: Iterable[str]) -> None:
+def forget(output: Output, clip_ids: Iterable[str]) -> None:
     """Forget the deaths of clips, as for a clip that is to be tried again from the start."""
     for clip_id in clip_ids:
         _remove(output, f"{FOLDER}/{clip_id}.json")
 
 
-def _remove(output: parquet.Output, path: str) -> None:
+def _remove(output: Output, path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         output.fs.rm_file(output.path(path))
+
+
+# -- as a Ray actor beside the driver; Ray reads its environment when it is loaded, so not with this module ----------
+
+
+class RemoteMarks(Marks):
+    """Marks whose keeper is a Ray actor."""
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        import ray
+
+        return ray.get(getattr(self._keeper, method).remote(*arguments))
+
+    def _send(self, method: str, *arguments: Any) -> None:
+        getattr(self._keeper, method).remote(*arguments)
+
+
+def start_keeper(out: str, storage_options: Mapping[str, Any]) -> RemoteMarks:
+    """Start the keeper of a run on the driver's machine: whose loss ends the run, so it outlives all workers.
+
+    Should the process of the keeper alone die, Ray restarts it: deaths are on the storage, open marks are those of the
+    last snapshot.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return RemoteMarks(ray.remote(Attempts).options(**options).remote(out, dict(storage_options)))

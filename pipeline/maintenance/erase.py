@@ -25,11 +25,11 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.errors import ConfigError
 from pipeline.identity.overrides import forget_tracks
-from pipeline.maintenance.quarantine import remove_rows
 from pipeline.runs.history import faces_versions
 from pipeline.storage import fs
+from pipeline.storage.output import Output, write_bytes
 from pipeline.tables import parquet
-from pipeline.tables.parquet import Output
+from pipeline.tables.shard_file import read_shard, remove_rows, write_shard
 from pipeline.tables.tombstones import FOLDER, SAME_FACE_IOU, hide, overlap, write_tombstones
 from pipeline.tracking.faces import unit_embeddings
 
@@ -141,7 +141,7 @@ def finish_forgetting(output: Output) -> dict[str, Any] | None:
 
 def _begin(output: Output, removal: Removal) -> dict[str, Any]:
     finish_forgetting(output)
-    parquet.write_bytes(output, PENDING, json.dumps(asdict(removal)).encode())
+    write_bytes(output, PENDING, json.dumps(asdict(removal)).encode())
     return _carry_out(output, removal)
 
 
@@ -172,7 +172,7 @@ def _carry_out(output: Output, removal: Removal) -> dict[str, Any]:
         "rows": {name: rows for name, rows in sorted(gone.items()) if rows},
         "documents": others,
     }
-    parquet.write_bytes(output, f"audit/{now}.json", (json.dumps(audit, indent=2) + "\n").encode())
+    write_bytes(output, f"audit/{now}.json", (json.dumps(audit, indent=2) + "\n").encode())
     output.fs.rm_file(output.path(PENDING))
     return audit
 
@@ -357,12 +357,12 @@ def _identity_without(row: dict, tracks: dict[str, dict]) -> dict | None:
 
 
 def _count_again(output: Output, version: str, shard: str, totals: dict[str, int]) -> None:
-    rows, complete_for = parquet.read_shard(output, "clips", version, shard)
+    rows, complete_for = read_shard(output, "clips", version, shard)
     faces = [totals.get(c, n) for c, n in zip(rows["clip_id"].to_pylist(), rows["faces"].to_pylist(), strict=True)]
     if faces != rows["faces"].to_pylist():
         place = rows.column_names.index("faces")
         rows = rows.set_column(place, schema.CLIPS.field("faces"), pa.array(faces, pa.int64()))
-        parquet.write_shard(output, "clips", version, shard, rows, complete_for)
+        write_shard(output, "clips", version, shard, rows, complete_for)
 
 
 # -- everything else --------------------------------------------------------------------------------------------------
@@ -382,7 +382,7 @@ def _clean_documents(output: Output, removal: Removal) -> dict[str, str]:
             continue
         if path.startswith("runs/"):
             cleaned = _without_words(json.loads(data), removal.words)
-            parquet.write_bytes(output, path, (json.dumps(cleaned, indent=2) + "\n").encode())
+            write_bytes(output, path, (json.dumps(cleaned, indent=2) + "\n").encode())
             done[path] = "cleaned"
         else:
             output.fs.rm_file(full)

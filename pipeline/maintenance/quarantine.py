@@ -8,8 +8,9 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.errors import ConfigError
 from pipeline.isolation import registry
+from pipeline.storage.output import Output
 from pipeline.tables import parquet
-from pipeline.tables.parquet import Output
+from pipeline.tables.shard_file import remove_rows
 
 
 def select(output: Output, where: Mapping[str, str]) -> pa.Table:
@@ -42,12 +43,3 @@ def release(output: Output, where: Mapping[str, str]) -> int:
             remove_rows(output, name, current[name], shard, gone)
     registry.forget(output, rows["clip_id"].to_pylist())  # else a clip that killed three workers would not be tried
     return rows.num_rows
-
-
-def remove_rows(output: Output, name: str, version: str, shard: str, clip_ids: pa.Array) -> int:
-    """Take clips out of a shard's one file in `clips` or `quarantine`; returns the rows that are gone."""
-    rows, complete_for = parquet.read_shard(output, name, version, shard)
-    kept = rows.filter(pc.invert(pc.is_in(rows["clip_id"], value_set=clip_ids)))
-    if kept.num_rows < rows.num_rows:
-        parquet.write_shard(output, name, version, shard, kept, complete_for)
-    return rows.num_rows - kept.num_rows

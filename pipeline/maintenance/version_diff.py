@@ -8,8 +8,8 @@ import pandas as pd
 
 from pipeline import schema
 from pipeline.errors import ConfigError
+from pipeline.storage.output import Output
 from pipeline.tables import parquet
-from pipeline.tables.parquet import Output
 
 _KEY = ["clip_id", "frame", "face"]
 _MATCH_IOU = 0.5

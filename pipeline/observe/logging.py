@@ -9,6 +9,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+ERROR_FIELDS = ("stage", "error_class", "message")  # of an error, that go into its line
 LEVELS = ("debug", "info", "warning")  # debug: every chunk; info: every clip; warning: what failed
 
 

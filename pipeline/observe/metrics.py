@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from pipeline.runs.accounting import Tally
+    pass
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 _SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -109,28 +109,3 @@ def record_actor(report: Mapping[str, Any], pool: str) -> None:
     for share in report["batch_fill"]:
         record("faceatlas_batch_fill", share)
     record("faceatlas_gpu_memory_bytes", report["gpu_memory_bytes"], pool=pool)
-
-
-class RunMetrics:
-    """The driver's metrics: what has been added to a run's accounts since the last time."""
-
-    def __init__(self) -> None:
-        self._frames = self._faces = 0
-        self._outcomes: dict[str, int] = {}
-        self._classes: dict[str, int] = {}
-
-    def begin(self, tally: "Tally") -> None:
-        """What was there before the run does not count."""
-        self._outcomes = dict(tally.outcomes)
-
-    def add(self, tally: "Tally") -> None:
-        """Record what is new."""
-        record("faceatlas_frames", tally.frames - self._frames)
-        record("faceatlas_faces", tally.faces - self._faces)
-        for outcome, clips in tally.outcomes.items():
-            record("faceatlas_clips", clips - self._outcomes.get(outcome, 0), outcome=outcome)
-        for error_class, clips in tally.error_classes.items():
-            record("faceatlas_quarantined", clips - self._classes.get(error_class, 0), error_class=error_class)
-        record("faceatlas_clips_left", tally.plan.clips.num_rows - tally.clips_ended)
-        self._frames, self._faces = tally.frames, tally.faces
-        self._outcomes, self._classes = dict(tally.outcomes), dict(tally.error_classes)

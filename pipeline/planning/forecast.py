@@ -11,33 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.config.models import Config, DecodeConfig
+from pipeline.decode.probe import Probed
 
 _LEAST_TRIAL_S = 1.0  # of work between the first and the last chunk of a trial, to tell how the flow goes on
 FILE_MB = 0.011  # of a Parquet file besides its rows: schema with its descriptions, statistics, ledger
 _QUANTITIES = ("clips", "hours", "frames", "sampled", "faces", "seconds", "output_mb")
-
-
-@dataclass(frozen=True)
-class Probed:
-    """What the headers of some of the clips say.
-
-    Attributes:
-        clips: with work to do.
-        shards: that they lie in.
-        probed: of them, whose headers were read.
-        unreadable: of those, that will end in quarantine.
-        frames, seconds, megapixels: means of a probed clip, unreadable ones as 0; megapixels of all its frames.
-        frame_mb: largest frame as it travels (planar YUV 4:2:0), MB.
-    """
-
-    clips: int
-    shards: int
-    probed: int
-    unreadable: int
-    frames: float
-    seconds: float
-    megapixels: float
-    frame_mb: float
 
 
 @dataclass(frozen=True)

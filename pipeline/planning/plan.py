@@ -18,8 +18,8 @@ from pipeline import schema
 from pipeline.corpus.discover import Corpus
 from pipeline.intervals import ClipState, complement
 from pipeline.planning.shard_diff import FORGOTTEN, QUARANTINED, ShardState, Wanted, read_shard_state
+from pipeline.storage.output import Output
 from pipeline.tables import parquet
-from pipeline.tables.parquet import Output
 from pipeline.tables.tombstones import read_tombstones
 
 _SHARDS_AT_ONCE = 4  # reading footers is waiting on storage, comparing them is work

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.corpus.discover import Corpus
 from pipeline.planning.plan import make_plan
+from pipeline.storage.output import Output
 from pipeline.tables import parquet
 
 
@@ -16,7 +17,7 @@ def by_table(versions: Mapping[str, str]) -> dict[str, str]:
     return {schema.TABLE_OF_SLOT.get(name, name): version for name, version in versions.items()}
 
 
-def put_first_versions(output: parquet.Output, versions: Mapping[str, str]) -> None:
+def put_first_versions(output: Output, versions: Mapping[str, str]) -> None:
     """A table's first version is in force from its first file on, so that a first run can be watched."""
     current = parquet.read_current(output)
     first = by_table(versions)
@@ -25,7 +26,7 @@ def put_first_versions(output: parquet.Output, versions: Mapping[str, str]) -> N
 
 
 def count_held_back(
-    corpus: Corpus, output: parquet.Output, versions: Mapping[str, str], needs: Mapping[str, Sequence[str]]
+    corpus: Corpus, output: Output, versions: Mapping[str, str], needs: Mapping[str, Sequence[str]]
 ) -> int:
     """Clips in force that the corpus does not name and that lack a wanted version: a switch would hide their rows.
 

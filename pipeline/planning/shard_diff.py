@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.errors import TRIED_AGAIN
 from pipeline.intervals import END, ClipState, Interval
+from pipeline.storage.output import Output
 from pipeline.tables import parquet
-from pipeline.tables.parquet import Output
+from pipeline.tables.shard_file import read_shard
 from pipeline.tables.tombstones import are_forgotten
 
 PRESENT, MISSING, STALE, QUARANTINED, FORGOTTEN = "present", "missing", "stale", "quarantined", "forgotten"
@@ -74,7 +75,7 @@ def read_shard_state(
     output: Output, shard: str, clips: pa.Table, wanted: Wanted, tombstones: Collection[str]
 ) -> ShardState:
     """Compare the wanted clips of a shard (schema.CLIP) with what the output holds of it."""
-    recorded, complete_for = parquet.read_shard(output, "clips", wanted.versions["clips"], shard)
+    recorded, complete_for = read_shard(output, "clips", wanted.versions["clips"], shard)
     complete = all(complete_for.get(slot) == wanted.versions[slot] for slot in wanted.slots)
     at = pc.index_in(clips["clip_id"], value_set=recorded["clip_id"].combine_chunks()).combine_chunks()
     found = recorded.select(["fingerprint", "status", "error_class", "sampled"]).take(at)
@@ -281,7 +282,7 @@ def _were_sampled_otherwise(output: Output, wanted: Wanted, shard: str, ids: pa.
     """Which clips the version of `clips` in force names, if that is another one."""
     if wanted.clips_in_force in (None, wanted.versions["clips"]):
         return np.zeros(len(ids), bool)
-    before, _ = parquet.read_shard(output, "clips", wanted.clips_in_force or "", shard)
+    before, _ = read_shard(output, "clips", wanted.clips_in_force or "", shard)
     return _mask(pc.is_in(ids, value_set=before["clip_id"].combine_chunks()))
 
 

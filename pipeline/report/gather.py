@@ -19,8 +19,8 @@ from pipeline.report import frames as pictures
 from pipeline.report.histograms import describe_distributions
 from pipeline.report.timeline import describe_clip
 from pipeline.runs.history import read_runs
+from pipeline.storage.output import open_output
 from pipeline.tables.clip_reader import ClipTables, choose_clips, name_of
-from pipeline.tables.parquet import open_output
 from pipeline.tables.status import count_clips
 
 _RUNS, _QUARANTINED, _PAIRS = 50, 1000, 1000

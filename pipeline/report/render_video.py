@@ -13,8 +13,8 @@ from pipeline.decode.decoder import RAW_FPS
 from pipeline.errors import ConfigError, OutputError
 from pipeline.report.draw import draw_faces
 from pipeline.report.frames import read_frames
+from pipeline.storage.output import open_output
 from pipeline.tables.clip_reader import ClipTables, choose_clips
-from pipeline.tables.parquet import open_output
 
 _DRAWN = ("landmarks", "pose", "gaze")
 

@@ -15,8 +15,8 @@ from pipeline import schema
 from pipeline.intervals import ClipState
 from pipeline.planning.plan import Plan
 from pipeline.planning.shard_diff import NO_FRAME
-from pipeline.tables import parquet
-from pipeline.tables.parquet import Output
+from pipeline.storage.output import Output
+from pipeline.tables.shard_file import read_shard, write_shard
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Tally:
         ended = self.plan.ended[shard]
         rows = [ended, pa.Table.from_pylist(self._rows.pop(shard, []), schema=schema.CLIPS)]
         worked = pa.concat_tables(rows)["clip_id"].combine_chunks()
-        before, complete_for = parquet.read_shard(self.output, "clips", self.versions["clips"], shard)
+        before, complete_for = read_shard(self.output, "clips", self.versions["clips"], shard)
         named = self.plan.clips.filter(pc.equal(self.plan.clips["shard"], shard))
         mine = named["clip_id"].combine_chunks()
         tars = named.filter(pc.is_valid(named["member"]))["uri"].combine_chunks()
@@ -138,7 +138,7 @@ class Tally:
         # others may be complete for other versions; then the file vouches for none, and plans read the footers
         vouched = slots if not others.num_rows or complete_for == slots else {}
 
-        known, _ = parquet.read_shard(self.output, "quarantine", self.versions["quarantine"], shard)
+        known, _ = read_shard(self.output, "quarantine", self.versions["quarantine"], shard)
         known = _without(known, worked, mine, tars)
         new = pa.Table.from_pylist(self._quarantine.pop(shard, []), schema=schema.QUARANTINE)
         self._write("quarantine", shard, [known, new], {})
@@ -146,7 +146,7 @@ class Tally:
 
     def _write(self, name: str, shard: str, parts: list[pa.Table], vouched: Mapping[str, str]) -> None:
         table = pa.concat_tables(parts).sort_by("clip_id").cast(schema.table_schema(name))
-        parquet.write_shard(self.output, name, self.versions[name], shard, table, vouched)
+        write_shard(self.output, name, self.versions[name], shard, table, vouched)
 
 
 def _without(rows: pa.Table, worked: pa.Array, named: pa.Array, tars: pa.Array) -> pa.Table:

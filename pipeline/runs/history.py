@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.tables.parquet import Output
+from pipeline.storage.output import Output
 
 
 def read_runs(output: Output) -> Iterator[dict[str, Any]]:

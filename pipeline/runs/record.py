@@ -15,11 +15,11 @@ from pipeline.errors import OutputError
 from pipeline.planning.forecast import against
 from pipeline.planning.plan import Plan
 from pipeline.runs.accounting import Tally
+from pipeline.storage.output import Output, write_bytes
 from pipeline.tables import parquet
-from pipeline.tables.parquet import Output
 
 if TYPE_CHECKING:
-    from pipeline.flow import Annotation, Report
+    from pipeline.runs.model import Annotation, Report
 
 FORECAST = "forecast.json"
 
@@ -27,7 +27,7 @@ FORECAST = "forecast.json"
 def save_forecast(output: Output, made: Mapping[str, Any], versions: Mapping[str, str]) -> None:
     """Keep a forecast for the next run that does exactly this work."""
     saved = {"versions": dict(versions), "stored_mb": stored_mb(output), "forecast": dict(made)}
-    parquet.write_bytes(output, FORECAST, (json.dumps(saved, indent=2) + "\n").encode())
+    write_bytes(output, FORECAST, (json.dumps(saved, indent=2) + "\n").encode())
 
 
 def read_forecast(output: Output, plan: Plan, versions: Mapping[str, str]) -> dict[str, Any] | None:
@@ -128,6 +128,6 @@ def record_run(
         "software": {"ray": metadata.version("ray"), "pyarrow": pa.__version__},
     }
     try:
-        parquet.write_bytes(output, f"runs/{report.run}.json", (json.dumps(record, indent=2) + "\n").encode())
+        write_bytes(output, f"runs/{report.run}.json", (json.dumps(record, indent=2) + "\n").encode())
     except OSError as error:
         raise OutputError(f"cannot write the record of the run to {output.path('runs')}: {error}") from error

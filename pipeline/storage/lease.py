@@ -29,8 +29,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config.models import LeaseConfig
 from pipeline.errors import LeaseError
-from pipeline.tables import parquet
-from pipeline.tables.parquet import Output
+from pipeline.storage.output import Output, write_bytes
 
 FOLDER = "lease"
 _WAKE = signal.SIGUSR2  # not SIGINT: whatever is started in the background of a script ignores that
@@ -111,7 +110,7 @@ class Lease:
             self._problem = f"was taken over by {taker}" if taker else "was taken over"
             return
         self.claim = replace(self.claim, renewed=time.time())
-        parquet.write_bytes(self.output, _path(self.epoch), _encode(self.claim))
+        write_bytes(self.output, _path(self.epoch), _encode(self.claim))
         self._renewed = begun
 
     def _start(self) -> None:
@@ -125,7 +124,7 @@ class Lease:
         if self._owner_waits_in_main:
             signal.signal(_WAKE, self._handler_before or signal.SIG_DFL)
         if self._problem is None:
-            parquet.write_bytes(self.output, _path(self.epoch), _encode(replace(self.claim, released=True)))
+            write_bytes(self.output, _path(self.epoch), _encode(replace(self.claim, released=True)))
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.errors import ConfigError, OutputError
+from pipeline.storage.output import Output
 from pipeline.tables import parquet
-from pipeline.tables.parquet import Output
 
 _BY_FRAME = [("frame", "ascending"), ("face", "ascending")]
 

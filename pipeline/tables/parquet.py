@@ -13,16 +13,11 @@ import base64
 import hashlib
 import io
 import json
-import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,9 +26,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline import schema
 from pipeline.errors import OutputError
+from pipeline.storage.output import Output, open_output, write_bytes
 
 CHUNKS_KEY = b"faceatlas.chunks"
-VERSIONS_KEY = b"faceatlas.versions"
 _READERS = 16  # reading is waiting more than work
 
 #: one row per chunk that a file holds; `video` is given with the clip's last chunk
@@ -49,51 +44,6 @@ LEDGER = pa.schema(
     ]
 )
 _PATH = pa.field("path", pa.dictionary(pa.int32(), pa.string()))
-
-
-@dataclass(frozen=True)
-class Output:
-    """An output folder: an fsspec filesystem and the folder's path on it."""
-
-    fs: fsspec.AbstractFileSystem
-    root: str
-
-    def path(self, *parts: str) -> str:
-        """Full path of something inside the output."""
-        return "/".join([self.root, *parts])
-
-    def exists(self, *parts: str) -> bool:
-        """Whether a file or folder is there."""
-        return bool(self.fs.exists(self.path(*parts)))
-
-
-def open_output(out: str, storage_options: Mapping[str, Any] | None = None) -> Output:
-    """Open an output folder, which need not exist yet, on any fsspec URI."""
-    fs, root = fsspec.core.url_to_fs(out, use_listings_cache=False, **(storage_options or {}))
-    return Output(fs, str(root).rstrip("/"))
-
-
-def write_bytes(output: Output, path: str, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all; an existing file is replaced.
-
-    Args:
-        output: where.
-        path: relative to the output.
-        data: the file's bytes.
-    """
-    full = output.path(path)
-    if not isinstance(output.fs, LocalFileSystem):
-        output.fs.pipe_file(full, data)
-        return
-    target = Path(full)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # a leading dot keeps readers such as pyarrow.dataset and DuckDB away from what a killed writer leaves behind
-    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    with aside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(target)
 
 
 def write_parquet(output: Output, path: str, table: pa.Table, metadata: Mapping[bytes, bytes] | None = None) -> None:
@@ -277,33 +227,6 @@ def _read_columns(output: Output, path: str, columns: pa.Schema) -> pa.Table:
         for field in columns
     ]
     return pa.Table.from_arrays(arrays, schema=columns)
-
-
-# -- one file per shard: clips, quarantine ----------------------------------------------------------------------------
-
-
-def write_shard(
-    output: Output, table_name: str, version: str, shard: str, rows: pa.Table, versions: Mapping[str, str] | None = None
-) -> None:
-    """Replace the one file that a shard has in a table that does not grow by chunks.
-
-    `versions` says what the rows follow from; of `clips`, slot -> version for which they are complete.
-    """
-    metadata = {VERSIONS_KEY: json.dumps(dict(versions or {})).encode()}
-    write_parquet(output, f"{partition(table_name, version, shard)}/{table_name}.parquet", rows, metadata)
-
-
-def read_shard(output: Output, table_name: str, version: str, shard: str) -> tuple[pa.Table, dict[str, str]]:
-    """Rows of a shard's one file (none if absent) and the `versions` that it was written with."""
-    empty = schema.table_schema(table_name).empty_table()
-    path = f"{partition(table_name, version, shard)}/{table_name}.parquet"
-    try:
-        table = read_file(output, path)
-    except FileNotFoundError:
-        return empty, {}
-    versions = json.loads((table.schema.metadata or {}).get(VERSIONS_KEY, b"{}"))
-    table = table.append_column("shard", pa.array([shard] * table.num_rows, pa.string()))
-    return table.select(empty.column_names).cast(empty.schema), versions
 
 
 # -- versions in force ------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
+from pipeline.storage.output import Output
 from pipeline.tables import parquet
-from pipeline.tables.parquet import Output
 
 FOLDER = "tombstones"
 SAME_FACE_IOU = 0.5  # a face that overlaps a forgotten one by this much is that face again

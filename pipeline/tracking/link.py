@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.optimize import linear_sum_assignment
 
-from pipeline.config.people_config import TracksConfig
+from pipeline.config.models import TracksConfig
 from pipeline.schema import TRACKS
 from pipeline.tracking.faces import Faces, read_faces, split_clips
 

@@ -13,7 +13,7 @@ import pytest
 from actors.errors import DigestError, MissingWeightsError
 from actors.weights import cache as weight_cache
 from actors.weights.bundles import build_model, resolve_bundle
-from actors.weights.digests import noted_digest
+from actors.weights.cache import noted_digest
 
 REPO = "someone/weights"
 DATA = bytes(range(256)) * 40_000  # 10 MB: large enough that its digest is noted
@@ -27,7 +27,7 @@ def served(hub_server):
 
 EIGHT = """
 import sys, time
-from actors.weights.digests import noted_digest
+from actors.weights.cache import noted_digest
 from actors.weights.cache import fetch_hub
 time.sleep(max(0.0, float(sys.argv[1]) - time.time()))
 path, name, commit = fetch_hub("someone/weights", ("model.safetensors",), None, sys.argv[2])

@@ -23,6 +23,7 @@ from jobs.cli import app
 from jobs.docs import PAGES
 from pipeline import schema
 from pipeline.config.models import load_config
+from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
 INFRA = PROJECT / "infra"
@@ -111,7 +112,7 @@ def place(tmp_path, monkeypatch):
     """The working folder: CORPUS, its OUT with two versions of `emotions`, and clip.mp4."""
     squares.write_output(tmp_path, ("CORPUS", "OUT"))
     shutil.copy(tmp_path / "CORPUS" / "red.mp4", tmp_path / "clip.mp4")
-    output, table = parquet.open_output(str(tmp_path / "OUT")), "emotions"
+    output, table = open_output(str(tmp_path / "OUT")), "emotions"
     old = parquet.read_current(output)[table]
     rows = parquet.read_version(output, table, old)
     (shard,) = set(rows["shard"].to_pylist())

@@ -14,6 +14,7 @@ import yaml
 import pipeline
 from pipeline.config.models import LeaseConfig
 from pipeline.storage import lease
+from pipeline.storage.output import open_output
 from pipeline.tables import parquet as tables
 
 FACTORY = '''
@@ -79,7 +80,7 @@ def parquet(out, *, without=()):
 
 
 def test_an_upgrade_of_one_model_leaves_all_other_tables_as_they_are(annotate, bundle, few, annotated):
-    before, old = parquet(annotated), tables.read_current(tables.open_output(annotated))["emotions"]
+    before, old = parquet(annotated), tables.read_current(open_output(annotated))["emotions"]
     report = annotate(few, annotated, bundle(2.0), *SETTINGS)
     assert (report.in_order, report.frames) == (True, 0), "frames of the face slot: none is detected again"
     after = parquet(annotated, without=("clips", "quarantine"))
@@ -88,9 +89,9 @@ def test_an_upgrade_of_one_model_leaves_all_other_tables_as_they_are(annotate, b
     assert all(after[path] == data for path, data in before.items() if path in after)
     assert not [path for path in set(before) - set(after) if path.parts[-4] not in ("clips", "quarantine")]
 
-    new = tables.read_current(tables.open_output(annotated))["emotions"]
+    new = tables.read_current(open_output(annotated))["emotions"]
     assert new != old
-    output = tables.open_output(annotated)
+    output = open_output(annotated)
     keys = ["clip_id", "frame", "face"]
     one = tables.read_version(output, "emotions", old).sort_by([(key, "ascending") for key in keys])
     two = pipeline.read_table(annotated, "emotions").sort_by([(key, "ascending") for key in keys])
@@ -101,7 +102,7 @@ def test_an_upgrade_of_one_model_leaves_all_other_tables_as_they_are(annotate, b
 
 
 def test_the_chunks_of_an_upgrade_span_frames_without_faces_too(annotated, annotate, bundle, few):
-    output = tables.open_output(annotated)
+    output = open_output(annotated)
     current = tables.read_current(output)
     clips = pipeline.read_table(annotated, "clips").to_pylist()
     shard = clips[0]["shard"]
@@ -126,7 +127,7 @@ def test_a_second_run_loads_neither_ray_nor_torch(command, annotated, bundle, fe
 
 
 def test_a_second_run_at_the_same_time_is_refused_with_exit_code_2(command, annotated, bundle, few):
-    with lease.hold(tables.open_output(annotated), "run of the test", LeaseConfig()):
+    with lease.hold(open_output(annotated), "run of the test", LeaseConfig()):
         code, text, _ = command("annotate", few, annotated, *options(bundle(2.0)))
     assert code == 2, text
     assert f"in use by run of the test on {os.uname().nodename} (process {os.getpid()}) since" in text
@@ -153,7 +154,7 @@ def test_a_reader_beside_a_run_sees_only_whole_chunks(annotate, bundle, few, tmp
     finally:
         done.set()
         reader.join()
-    output = tables.open_output(str(out))
+    output = open_output(str(out))
     clips = pipeline.read_table(str(out), "clips").to_pylist()
     ledger = tables.read_ledger(output, "faces", tables.read_current(output)["faces"], clips[0]["shard"]).to_pylist()
     chunk_of = {
@@ -174,11 +175,11 @@ def test_a_reader_beside_a_run_sees_only_whole_chunks(annotate, bundle, few, tmp
 def test_a_version_that_a_part_of_the_clips_has_comes_into_force_only_on_demand(
     annotate, bundle, few, annotated, capsys
 ):
-    before = tables.read_current(tables.open_output(annotated))
+    before = tables.read_current(open_output(annotated))
     report = annotate(few / "no_face.mp4", annotated, bundle(3.0), *SETTINGS)
     assert (report.in_order, report.held_back) == (True, 2)
-    assert tables.read_current(tables.open_output(annotated)) == before
+    assert tables.read_current(open_output(annotated)) == before
     assert "NOT IN FORCE YET: 2 clips" in capsys.readouterr().out
     report = annotate(few / "no_face.mp4", annotated, bundle(3.0), *SETTINGS, "store.switch_early=true")
     assert (report.in_order, report.held_back) == (True, 0)
-    assert tables.read_current(tables.open_output(annotated))["emotions"] != before["emotions"]
+    assert tables.read_current(open_output(annotated))["emotions"] != before["emotions"]

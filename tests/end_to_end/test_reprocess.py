@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import pipeline
+from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -94,17 +95,17 @@ def files_of(folder):
 
 def test_an_upgrade_that_changes_more_than_the_limit_is_held_until_the_limit_is_raised(place, reprocess):
     out = place / "out"
-    before, old = files_of(out), parquet.read_current(parquet.open_output(str(out)))["emotions"]
+    before, old = files_of(out), parquet.read_current(open_output(str(out)))["emotions"]
     code, text = reprocess("emotions mean_delta=0.1", out)
     assert code == 3, text
-    new = parquet.read_current(parquet.open_output(str(place / "canary_out")))["emotions"]
+    new = parquet.read_current(open_output(str(place / "canary_out")))["emotions"]
     assert f"HELD, {out} stays as it is: emotions {old} -> {new} (exit code 3 of versions diff)" in text
     assert "EXCEEDED" in text
     assert files_of(out) == before, "neither annotated nor switched"
 
     code, text = reprocess("emotions mean_delta=0.3", out)
     assert code == 0, text
-    assert parquet.read_current(parquet.open_output(str(out)))["emotions"] == new
+    assert parquet.read_current(open_output(str(out)))["emotions"] == new
     anger = pipeline.read_table(str(out), "emotions", ["anger"])["anger"].to_pylist()
     assert anger == pytest.approx([0.8] * 80)
 
@@ -113,7 +114,7 @@ def test_an_upgrade_that_changes_more_than_the_limit_is_held_until_the_limit_is_
 def test_a_question_without_an_answer_is_held_too(place, reprocess, tmp_path):
     strange = tmp_path / "strange"
     shutil.copytree(place / "canary_out", strange)
-    output = parquet.open_output(str(strange))
+    output = open_output(str(strange))
     parquet.switch_current(output, {"emotions": "0123456789ab"})
     shutil.copytree(next((strange / "emotions").iterdir()), strange / "emotions" / "version=0123456789ab")
     code, text = reprocess("emotions mean_delta=0.3", strange)

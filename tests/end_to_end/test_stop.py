@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import pipeline
+from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -59,7 +60,7 @@ def test_what_is_finished_is_committed_and_the_next_run_does_the_rest(annotate, 
     assert "stopped by a signal" in text.lower()
     assert "does the rest" in text
 
-    output = parquet.open_output(str(out))
+    output = open_output(str(out))
     version = parquet.read_current(output)["faces"]
     (shard,) = {
         path.split("shard=")[1].split("/")[0] for path in parquet.list_files(output, f"faces/version={version}")

@@ -4,13 +4,11 @@ import time
 
 import pytest
 
-from pipeline.isolation.registry import Mark
+from pipeline.isolation.registry import Mark, start_keeper
 
 
 @pytest.fixture
 def marks(local_ray, tmp_path):
-    from pipeline.isolation.keeper import start_keeper
-
     return start_keeper(str(tmp_path / "out"), {})
 
 

@@ -22,9 +22,11 @@ from pipeline.identity import snapshot as snapshots
 from pipeline.identity.knn import exact_neighbours, to_grid
 from pipeline.identity.knn_tasks import search_by_tasks
 from pipeline.identity.overrides import Decision, add_decision, read_decisions
-from pipeline.planning.versions import aggregate_version
+from pipeline.identity.version import aggregate_version
 from pipeline.schema import CLIPS, slot_schema
+from pipeline.storage.output import open_output
 from pipeline.tables import parquet
+from pipeline.tables.shard_file import write_shard
 
 PEOPLE = np.linalg.qr(np.random.default_rng(3).standard_normal((512, 8)))[0].T.astype(np.float32)
 SLOTS = {"face": "f1", "clips": "c1"}
@@ -33,7 +35,7 @@ COSINE = 0.3
 
 def write_corpus(out, people, first=0, embeddings="e1", shard=None):
     """One clip per item, ten frames with a face for each of its letters; another `embeddings` sees other vectors."""
-    output = parquet.open_output(str(out))
+    output = open_output(str(out))
     random = np.random.default_rng(first)
     basis = PEOPLE if embeddings == "e1" else PEOPLE[::-1, ::-1]
     clips = {}
@@ -60,7 +62,7 @@ def write_corpus(out, people, first=0, embeddings="e1", shard=None):
         row |= {"uri": "memory://x", "shard": place, "key": clip_id, "frames": 10, "sampled": 10, "faces": len(keys)}
         clips.setdefault(place, []).append(row)
     for place, rows in clips.items():
-        parquet.write_shard(output, "clips", "c1", place, pa.Table.from_pylist(rows, schema=CLIPS))
+        write_shard(output, "clips", "c1", place, pa.Table.from_pylist(rows, schema=CLIPS))
     return output
 
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from pipeline.config.models import LeaseConfig
 from pipeline.storage import lease
+from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
 WRITER = Path(__file__).resolve().parents[1] / "pipeline" / "crash_writer.py"
@@ -40,10 +41,10 @@ def test_versions_are_listed_compared_and_dropped(out):
     assert call("versions", "diff", out, "landmarks", "l1", "l2", "--limit", "mean_distance=0.5")[0] == 0
     code, text = call("versions", "diff", out, "landmarks", "l1", "l2", "--limit", "mean_distance=-1", "--json")
     assert (code, json.loads(text)["exceeded"]) == (3, ["mean_distance"])
-    in_force = parquet.read_current(parquet.open_output(out))["landmarks"]
+    in_force = parquet.read_current(open_output(out))["landmarks"]
     assert call("versions", "drop", out, "landmarks", in_force)[0] == 2
     assert call("versions", "drop", out, "landmarks", ({"l1", "l2"} - {in_force}).pop())[0] == 0
-    assert parquet.table_versions(parquet.open_output(out), "landmarks") == [in_force]
+    assert parquet.table_versions(open_output(out), "landmarks") == [in_force]
 
 
 def test_forget_leaves_no_row_and_says_so(out):
@@ -57,7 +58,7 @@ def test_forget_leaves_no_row_and_says_so(out):
 
 
 def test_a_command_that_changes_an_output_in_use_is_refused(out):
-    with lease.hold(parquet.open_output(out), "run of the test", LeaseConfig()):
+    with lease.hold(open_output(out), "run of the test", LeaseConfig()):
         code, text = call("quarantine", "retry", out)
     assert code == 2, text
     assert call("quarantine", "list", out)[0] == 0

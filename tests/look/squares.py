@@ -9,11 +9,12 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline import schema
-from pipeline.config.models import DecodeConfig
-from pipeline.config.people_config import TracksConfig
+from pipeline.config.models import DecodeConfig, TracksConfig
 from pipeline.planning.versions import clips_version
 from pipeline.storage.fs import clip_id, normalise_uri
+from pipeline.storage.output import open_output, write_bytes
 from pipeline.tables import parquet
+from pipeline.tables.shard_file import write_shard
 from pipeline.tracking.link import link_shard
 
 FRAMES, WIDTH, HEIGHT, SIDE = 24, 160, 120, 40
@@ -74,7 +75,7 @@ def write_output(folder, names=("videos", "out")):
     """Videos and tables in two folders of `folder`; returns the path of the tables."""
     videos, out = (folder / name for name in names)
     videos.mkdir()
-    output = parquet.open_output(str(out))
+    output = open_output(str(out))
     clips, faces = [], {slot: [] for slot in schema.SLOTS}
     ledger = []
     video = {"frames": FRAMES, "sampled": FRAMES, "fps": 24.0, "width": WIDTH, "height": HEIGHT, "codec": "h264"}
@@ -99,13 +100,11 @@ def write_output(folder, names=("videos", "out")):
     tables = {slot: pa.Table.from_pylist(faces[slot], schema=schema.slot_schema(slot)) for slot in schema.SLOTS}
     for slot, table in tables.items():
         parquet.write_chunks(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], "s0", table, chunks)
-    parquet.write_shard(output, "clips", CLIPS_VERSION, "s0", pa.Table.from_pylist(clips, schema=schema.CLIPS))
+    write_shard(output, "clips", CLIPS_VERSION, "s0", pa.Table.from_pylist(clips, schema=schema.CLIPS))
     broken = clips[-1]
     bad = {name: broken[name] for name in ("clip_id", "uri", "shard", "fingerprint")}
     bad |= {"stage": "decode", "error_class": "truncated", "message": broken["reason"], "attempts": 1}
-    parquet.write_shard(
-        output, "quarantine", CLIPS_VERSION, "s0", pa.Table.from_pylist([bad], schema=schema.QUARANTINE)
-    )
+    write_shard(output, "quarantine", CLIPS_VERSION, "s0", pa.Table.from_pylist([bad], schema=schema.QUARANTINE))
     parquet.switch_current(output, {"faces": VERSIONS["face"], "clips": CLIPS_VERSION})
     _write_people(output, tables)
     _write_run(output)
@@ -143,7 +142,7 @@ def _write_people(output, tables):
 
 def write_snapshot(output, tracks, people, pairs):
     table = pa.Table.from_pylist(tracks, schema=schema.TRACKS)
-    parquet.write_shard(output, "tracks", "snap", "s0", table)
+    write_shard(output, "tracks", "snap", "s0", table)
     for name, rows in (("identities", people), ("ambiguous_pairs", pairs), ("lineage", [])):
         parquet.write_parquet(
             output, f"{name}/version=snap/{name}.parquet", pa.Table.from_pylist(rows, schema=schema.table_schema(name))
@@ -169,7 +168,7 @@ def _write_run(output):
         "forecast": {"against": [{"quantity": "frames", "forecast": 80.0, "actual": 72.0}]},
         "config": {"decode": DecodeConfig().model_dump()},
     }
-    parquet.write_bytes(output, f"runs/{record['run']}.json", json.dumps(record).encode())
+    write_bytes(output, f"runs/{record['run']}.json", json.dumps(record).encode())
 
 
 def mean_colour(data):

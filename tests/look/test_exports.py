@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import pipeline
 from jobs.cli import app
-from pipeline.export.datasets import aligned_crop, export_webdataset
 from pipeline.export.duckdb_views import views_sql
-from pipeline.tables.parquet import open_output
+from pipeline.export.webdataset import aligned_crop, export_webdataset
+from pipeline.storage.output import open_output
 
 
 def export(*arguments):

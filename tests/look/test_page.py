@@ -8,7 +8,7 @@ import pytest
 import squares
 
 from jobs.commands.report import write_report
-from pipeline.tables import parquet
+from pipeline.storage.output import open_output
 
 pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 PANELS = ["done", "quarantine", "people", "pairs", "clip", "distributions"]
@@ -142,7 +142,7 @@ def test_ten_thousand_people_are_paged_found_and_ordered(visit, tmp_path):
         {"identity_id": f"{i:016x}", "tracks": 1, "clips": 1, "faces": 1 + i, "cohesion": 0.5, "name": f"Nr {i}"}
         for i in range(10_000)
     ]
-    squares.write_snapshot(parquet.open_output(out), [], people, [])
+    squares.write_snapshot(open_output(out), [], people, [])
     write_report(out, str(tmp_path / "report.html"))
     tab = visit(tmp_path / "report.html")
     assert tab.locator("#gallery li").count() == 60

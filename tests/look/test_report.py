@@ -13,6 +13,7 @@ from jobs.cli import app
 from jobs.commands.report import to_page, write_report
 from pipeline.errors import ConfigError
 from pipeline.report.gather import Limits, gather_report
+from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
 
@@ -92,7 +93,7 @@ def test_a_video_that_is_gone_leaves_a_blank_and_a_reason(tmp_path):
 
 def test_a_report_of_ten_thousand_people_is_small_and_quick(tmp_path):
     out = squares.write_output(tmp_path)
-    output = parquet.open_output(out)
+    output = open_output(out)
     clip = parquet.read_table(out, "clips").to_pylist()[0]["clip_id"]
     tracks, people = [], []
     for i in range(10_000):

@@ -24,8 +24,9 @@ from pipeline.flow import drop_stale
 from pipeline.maintenance import erase
 from pipeline.planning.plan import make_plan
 from pipeline.runs.accounting import Tally
+from pipeline.runs.context import Job
 from pipeline.stages import write
-from pipeline.stages.write import Job
+from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
 VERSIONS = {"face": "f1", "landmarks": "l1", "clips": "c1", "quarantine": "c1"}
@@ -51,7 +52,7 @@ def run(out, prints):
     """What a run does, with models that need no video: one face per frame. prints: clip -> fingerprint."""
     rows = [{"clip_id": c, "uri": f"file:///videos/{c}.mp4", "shard": "s", "fingerprint": f} for c, f in prints.items()]
     corpus = Corpus(pa.Table.from_pylist(rows, schema=schema.CLIP), [])
-    output = parquet.open_output(str(out))
+    output = open_output(str(out))
     erase.finish_forgetting(output)
     plan = make_plan(corpus, output, VERSIONS, NEEDS)
     slots = {slot: VERSIONS[slot] for slot in NEEDS}
@@ -121,8 +122,8 @@ SCENES = {
     "annotate": (lambda out: None, lambda out: (run(out, OLD), run(out, NEW)), lambda out: run(out, NEW)),
     "forget": (
         lambda out: run(out, OLD),
-        lambda out: erase.forget_clip(parquet.open_output(str(out)), "bb22"),
-        lambda out: (erase.forget_clip(parquet.open_output(str(out)), "bb22"), run(out, OLD)),
+        lambda out: erase.forget_clip(open_output(str(out)), "bb22"),
+        lambda out: (erase.forget_clip(open_output(str(out)), "bb22"), run(out, OLD)),
     ),
 }
 

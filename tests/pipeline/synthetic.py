@@ -17,6 +17,7 @@ from pipeline import schema
 from pipeline.corpus.discover import Corpus
 from pipeline.planning.plan import make_plan
 from pipeline.runs.accounting import Tally
+from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
 SLOTS = schema.SLOTS
@@ -92,7 +93,7 @@ def a_tenth_missing(i):
 
 if __name__ == "__main__":
     folder, clips, kind = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    out, wanted = parquet.open_output(str(folder)), make_corpus(clips)
+    out, wanted = open_output(str(folder)), make_corpus(clips)
     if sys.argv[4:] == ["write"]:
         write_footers(out, wanted, a_tenth_missing if kind == "tenth" else lambda i: CHUNKS)
     else:

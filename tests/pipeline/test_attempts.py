@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.isolation.registry import Attempts, Mark, Marks, forget, worker_name
-from pipeline.tables.parquet import open_output
+from pipeline.storage.output import open_output
 
 A, B = Mark("decode", "a" * 16, "1", 0), Mark("annotate:face", "b" * 16, "1", 32)
 

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline import schema
 from pipeline.config.models import Config, FaultsConfig
-from pipeline.isolation.annotating import Careful, decode_carefully
+from pipeline.isolation.annotating import Careful
+from pipeline.isolation.decoding import decode_carefully
 from pipeline.isolation.registry import Attempts, Mark, Marks
 
 HERE = Path(__file__).parent

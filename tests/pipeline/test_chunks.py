@@ -6,7 +6,8 @@ import pytest
 from pipeline.config.models import load_config
 from pipeline.isolation.registry import Attempts, Marks
 from pipeline.planning.plan import WORK
-from pipeline.stages import write
+from pipeline.runs.context import Job
+from pipeline.stages.decode import decode_clips, decode_packed, pack_work
 
 
 def row(clip, **values):
@@ -18,7 +19,7 @@ def row(clip, **values):
 @pytest.mark.parametrize("blocks", [1, 3, 7])
 def test_packed_work_is_the_work(blocks):
     work = pa.Table.from_pylist([row(str(n), have=[{"first": n, "count": 2}]) for n in range(7)], schema=WORK)
-    packed = write.pack_work(work, blocks)
+    packed = pack_work(work, blocks)
     assert len(packed) == blocks
     assert pa.concat_tables(pa.ipc.open_stream(block["work"]).read_all() for block in packed).equals(work)
 
@@ -26,9 +27,9 @@ def test_packed_work_is_the_work(blocks):
 def test_packed_clips_are_decoded_as_others(make_video, tmp_path):
     videos = [make_video(tmp_path / f"{n}.mp4", count=3 + n) for n in range(3)]
     work = pa.Table.from_pylist([row(str(n), uri=path.as_uri(), stored=[]) for n, path in enumerate(videos)], WORK)
-    job = write.Job(str(tmp_path / "out"), load_config(None, [], {}), {"face": "f1"})
+    job = Job(str(tmp_path / "out"), load_config(None, [], {}), {"face": "f1"})
     marks = Marks(Attempts(job.out, snapshot_s=0))
-    packed = pa.Table.from_pylist(write.pack_work(work, 2))
-    plain = pa.concat_tables(write.decode_clips(work, job, marks)).drop_columns("ready")
-    assert pa.concat_tables(write.decode_packed(packed, job, marks)).drop_columns("ready").equals(plain)
+    packed = pa.Table.from_pylist(pack_work(work, 2))
+    plain = pa.concat_tables(decode_clips(work, job, marks)).drop_columns("ready")
+    assert pa.concat_tables(decode_packed(packed, job, marks)).drop_columns("ready").equals(plain)
     assert [len(frames) for frames in plain["frames"]] == [3, 4, 5]

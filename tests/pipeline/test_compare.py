@@ -10,12 +10,14 @@ from pipeline import schema
 from pipeline.errors import ConfigError
 from pipeline.maintenance import version_diff
 from pipeline.runs.history import recorded_revisions
+from pipeline.storage.output import open_output, write_bytes
 from pipeline.tables import parquet
+from pipeline.tables.shard_file import write_shard
 
 
 @pytest.fixture
 def output(tmp_path):
-    return parquet.open_output(str(tmp_path))
+    return open_output(str(tmp_path))
 
 
 def write(output, slot, version, rows):
@@ -82,8 +84,8 @@ def test_identities_merge_and_split(output):
             }
             for i, person in enumerate(people)
         ]
-        parquet.write_shard(output, "tracks", version, "s", pa.Table.from_pylist(rows, schema=schema.TRACKS))
-    parquet.write_bytes(output, "identities/version=t1/.keep", b"")
+        write_shard(output, "tracks", version, "s", pa.Table.from_pylist(rows, schema=schema.TRACKS))
+    write_bytes(output, "identities/version=t1/.keep", b"")
     found = values(version_diff.diff(output, "tracks", "t1", "t2"))
     assert (found["merges"], found["splits"], found["lost_identity"]) == (1, 1, 0)
 
@@ -109,7 +111,7 @@ def test_limits_are_least_or_most_and_what_cannot_be_measured_breaks_them(output
 def test_the_revisions_of_the_latest_run_are_kept(output):
     def record(run, commit):
         files = {"weights": {"place": f"hub:owner/net@{commit}" if commit else "/some/file"}}
-        parquet.write_bytes(output, f"runs/{run}.json", json.dumps({"models": {"face": {"files": files}}}).encode())
+        write_bytes(output, f"runs/{run}.json", json.dumps({"models": {"face": {"files": files}}}).encode())
 
     assert recorded_revisions(output) == {}
     record("20260101", "old")

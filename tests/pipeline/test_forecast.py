@@ -3,7 +3,8 @@
 import pytest
 
 from pipeline.config.models import load_config
-from pipeline.planning.forecast import Amount, Cluster, Measured, Probed, Step, after_trial, against, forecast
+from pipeline.decode.probe import Probed
+from pipeline.planning.forecast import Amount, Cluster, Measured, Step, after_trial, against, forecast
 
 PROBED = Probed(
     clips=100, shards=5, probed=10, unreadable=1, frames=900.0, seconds=30.0, megapixels=900.0, frame_mb=1.5

@@ -17,10 +17,12 @@ from pipeline.identity.overrides import Decision, add_decision, read_decisions
 from pipeline.maintenance import erase, quarantine
 from pipeline.planning.plan import make_plan
 from pipeline.runs.accounting import Tally
+from pipeline.runs.context import Job
 from pipeline.stages import write
-from pipeline.stages.write import Job
 from pipeline.storage import fs
+from pipeline.storage.output import open_output, write_bytes
 from pipeline.tables import parquet
+from pipeline.tables.shard_file import write_shard
 
 VERSIONS = {"face": "f1", "landmarks": "l1", "embeddings": "e1", "clips": "c1", "quarantine": "c1"}
 SLOTS = {slot: VERSIONS[slot] for slot in ("face", "landmarks", "embeddings")}
@@ -65,7 +67,7 @@ def flow_row(clip, first):
 
 @pytest.fixture
 def output(tmp_path):
-    output = parquet.open_output(str(tmp_path / "out"))
+    output = open_output(str(tmp_path / "out"))
     tally = Tally(output, make_plan(corpus(), output, VERSIONS, NEEDS), VERSIONS)
     rows = [flow_row(clip, first) for first in (0, 2) for clip in CLIPS]  # two files, each with chunks of both clips
     for at in (0, 2):
@@ -109,7 +111,7 @@ def output(tmp_path):
         }
         for p in (0, 1)
     ]
-    parquet.write_shard(output, "tracks", "t1", "s", pa.Table.from_pylist(tracks, schema=schema.TRACKS))
+    write_shard(output, "tracks", "t1", "s", pa.Table.from_pylist(tracks, schema=schema.TRACKS))
     table = pa.Table.from_pylist(identities, schema=schema.IDENTITIES)
     parquet.write_parquet(output, "identities/version=t1/identities.parquet", table)
     by_table = {schema.TABLE_OF_SLOT.get(name, name): version for name, version in VERSIONS.items()}
@@ -126,8 +128,8 @@ def output(tmp_path):
         add_decision(output, Decision(kind="name", tracks=tracks_of, name=name))
     parquet.switch_current(output, {**by_table, **snapshot})
     record = {"run": "r", "versions": VERSIONS, "ignored": [uri("aaaa1111") + ".txt"], "unaccounted": ["aaaa1111"]}
-    parquet.write_bytes(output, "runs/r.json", json.dumps(record).encode())
-    parquet.write_bytes(output, "faces/version=f1/shard=s/.left.parquet.1.tmp", b"aaaa1111")
+    write_bytes(output, "runs/r.json", json.dumps(record).encode())
+    write_bytes(output, "faces/version=f1/shard=s/.left.parquet.1.tmp", b"aaaa1111")
     return output
 
 

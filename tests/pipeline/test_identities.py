@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.people_config import IdentitiesConfig
+from pipeline.config.models import IdentitiesConfig
 from pipeline.identity.assign import cluster_tracks
 from pipeline.schema import IDENTITIES, TRACKS
 

@@ -9,10 +9,11 @@ from pipeline.corpus.discover import Corpus
 from pipeline.planning import promotion
 from pipeline.planning.plan import make_plan
 from pipeline.runs.accounting import Tally
-from pipeline.tables import parquet
 
 sys.path.append(str(Path(__file__).parent))
 import synthetic
+
+from pipeline.storage.output import open_output
 
 NEW = {**synthetic.VERSIONS, "emotions": "emotions-2"}
 
@@ -20,7 +21,7 @@ NEW = {**synthetic.VERSIONS, "emotions": "emotions-2"}
 @pytest.fixture
 def output(tmp_path):
     """Six complete clips, and who has the new version of emotions: of the first four all chunks, of the fifth some."""
-    output, corpus = parquet.open_output(str(tmp_path)), synthetic.make_corpus(6)
+    output, corpus = open_output(str(tmp_path)), synthetic.make_corpus(6)
     synthetic.write_footers(output, corpus)
     Tally(output, make_plan(corpus, output, synthetic.VERSIONS, synthetic.NEEDS), synthetic.VERSIONS)
     promotion.put_first_versions(output, synthetic.VERSIONS)

@@ -15,14 +15,14 @@ import pytest
 from pipeline.config.models import LeaseConfig
 from pipeline.errors import LeaseError
 from pipeline.storage import lease
-from pipeline.tables import parquet
+from pipeline.storage.output import open_output
 
 QUICK = LeaseConfig(renew_s=0.2, expires_s=1.0)
 
 
 @pytest.fixture(params=["path", "memory"])
 def output(request, tmp_path):
-    yield parquet.open_output({"path": str(tmp_path / "out"), "memory": "memory://lease-test"}[request.param])
+    yield open_output({"path": str(tmp_path / "out"), "memory": "memory://lease-test"}[request.param])
     fsspec.filesystem("memory").store.clear()
 
 
@@ -95,7 +95,7 @@ def test_a_killed_holder_of_this_machine_gives_way_at_once(tmp_path):
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False).returncode == -9
-    output = parquet.open_output(str(tmp_path))
+    output = open_output(str(tmp_path))
     assert lease.holder(output) is not None
     begun = time.monotonic()
     lease.take(output, "another", LeaseConfig())
@@ -162,7 +162,7 @@ def test_a_block_that_waits_is_interrupted_when_its_lease_is_lost(output):
 
 
 def test_a_lease_that_cannot_be_renewed_in_time_is_lost():
-    held = lease.take(parquet.open_output("memory://gone"), "annotate", QUICK)
+    held = lease.take(open_output("memory://gone"), "annotate", QUICK)
     held._renewed -= 2
     with pytest.raises(LeaseError, match="could not be renewed"):
         held.check()

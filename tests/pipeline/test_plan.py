@@ -11,7 +11,9 @@ from pipeline.intervals import END, ClipState, complement
 from pipeline.planning.plan import make_plan
 from pipeline.runs.accounting import Tally
 from pipeline.stages.write import ACCOUNT
+from pipeline.storage.output import open_output
 from pipeline.tables import parquet
+from pipeline.tables.shard_file import read_shard
 
 VERSIONS = {"face": "f1", "landmarks": "l1", "clips": "c1", "quarantine": "c1"}
 NEEDS = {"face": (), "landmarks": ("face",)}
@@ -20,7 +22,7 @@ VIDEO = {"frames": 40, "sampled": 40, "fps": 25.0, "width": 64, "height": 48}
 
 @pytest.fixture
 def output(tmp_path):
-    return parquet.open_output(str(tmp_path / "out"))
+    return open_output(str(tmp_path / "out"))
 
 
 def corpus(*names, fingerprint="a"):
@@ -77,7 +79,7 @@ def test_a_finished_clip_needs_nothing_and_its_shard_file_is_written_from_the_fo
     assert plan.work.num_rows == 0
     tally = Tally(output, plan, VERSIONS)
     assert (tally.outcomes["done"], tally.unaccounted) == (1, [])
-    rows, versions = parquet.read_shard(output, "clips", "c1", "s")
+    rows, versions = read_shard(output, "clips", "c1", "s")
     assert (rows["frames"].to_pylist(), versions) == ([40], {"face": "f1", "landmarks": "l1"})
 
 
@@ -106,7 +108,7 @@ def test_a_clip_that_another_corpus_named_stays_in_its_shard(output):
         for slot in ("face", "landmarks"):
             commit(output, slot, clip, 0, 40, last=True)
         Tally(output, make_plan(corpus(clip), output, VERSIONS, NEEDS), VERSIONS)
-    assert parquet.read_shard(output, "clips", "c1", "s")[0]["clip_id"].to_pylist() == ["a", "b"]
+    assert read_shard(output, "clips", "c1", "s")[0]["clip_id"].to_pylist() == ["a", "b"]
 
 
 def account(clip, first, count, last=False, error=None):
@@ -129,7 +131,7 @@ def test_an_error_quarantines_the_clip_and_the_next_plan_leaves_it_alone(output)
     error = {"stage": "decode", "error_class": "truncated", "message": "cut off after 32 frames"}
     rows = [account("a", 0, 32), account("a", 32, 0, last=True, error=error)]
     tally.add(pa.Table.from_pylist(rows, schema=ACCOUNT))
-    quarantine, _ = parquet.read_shard(output, "quarantine", "c1", "s")
+    quarantine, _ = read_shard(output, "quarantine", "c1", "s")
     assert quarantine["message"].to_pylist() == ["cut off after 32 frames"]
     assert make_plan(corpus("a"), output, VERSIONS, NEEDS).work.num_rows == 0
 

@@ -13,6 +13,7 @@ from pipeline import schema
 from pipeline.corpus.discover import Corpus
 from pipeline.planning.plan import make_plan
 from pipeline.runs.accounting import Tally
+from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
 VERSIONS = {"face": "f1", "landmarks": "l1", "emotions": "e1", "clips": "c1", "quarantine": "c1"}
@@ -61,7 +62,7 @@ def asked(plan):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_plan_asks_for_every_missing_frame_once_and_for_no_other(seed, tmp_path):
-    output = parquet.open_output(str(tmp_path))
+    output = open_output(str(tmp_path))
     corpus, held, ends = random_output(output, seed)
     plan = make_plan(corpus, output, VERSIONS, NEEDS)
     expected = {
@@ -86,7 +87,7 @@ def test_a_plan_asks_for_every_missing_frame_once_and_for_no_other(seed, tmp_pat
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_table_of_the_summary_counts_every_clip(seed, tmp_path):
-    output = parquet.open_output(str(tmp_path))
+    output = open_output(str(tmp_path))
     corpus, held, ends = random_output(output, seed)
     summary = make_plan(corpus, output, VERSIONS, NEEDS).summary.to_pylist()
     for shard in ("a", "b", "c"):

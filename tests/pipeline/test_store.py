@@ -13,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 import pipeline
 from pipeline import schema
 from pipeline.errors import OutputError
+from pipeline.storage.output import Output, open_output
 from pipeline.tables import parquet
 
 
@@ -38,7 +39,7 @@ def write(output, *clips, shard="s", version="v1"):
 
 
 def test_written_chunks_are_read_back_with_their_shard_and_units(out):
-    output = parquet.open_output(out)
+    output = open_output(out)
     write(output, "a", "b")
     write(output, "c", shard="t")
     parquet.switch_current(output, {"faces": "v1"})
@@ -53,13 +54,13 @@ def test_written_chunks_are_read_back_with_their_shard_and_units(out):
 
 
 def test_the_name_follows_from_the_chunks_in_any_order(out):
-    output = parquet.open_output(out)
+    output = open_output(out)
     assert write(output, "a", "b") == write(output, "b", "a")
     assert len(parquet.list_files(output, "faces")) == 1
 
 
 def test_vectors_take_no_more_space_than_their_numbers(tmp_path):
-    output = parquet.open_output(str(tmp_path))
+    output = open_output(str(tmp_path))
     values = np.random.default_rng(0).standard_normal((200, 512), np.float32)
     rows = pa.Table.from_pylist(
         [{"clip_id": "a", "frame": i, "face": 0, "embedding": row.tolist()} for i, row in enumerate(values)],
@@ -73,7 +74,7 @@ def test_vectors_take_no_more_space_than_their_numbers(tmp_path):
 
 
 def test_the_footer_is_the_ledger(out):
-    output = parquet.open_output(out)
+    output = open_output(out)
     path = write(output, "a", "b")
     ledger = parquet.read_ledger(output, "faces", "v1", "s")
     assert ledger["clip_id"].to_pylist() == ["a", "b"]
@@ -81,7 +82,7 @@ def test_the_footer_is_the_ledger(out):
 
 
 def test_dropping_a_clip_keeps_its_neighbours(out):
-    output = parquet.open_output(out)
+    output = open_output(out)
     write(output, "a", "b")
     parquet.drop_clips(output, "faces", "v1", "s", ["a"])
     assert parquet.read_ledger(output, "faces", "v1", "s")["clip_id"].to_pylist() == ["b"]
@@ -89,7 +90,7 @@ def test_dropping_a_clip_keeps_its_neighbours(out):
 
 
 def test_a_new_version_is_not_read_before_it_is_in_force(out):
-    output = parquet.open_output(out)
+    output = open_output(out)
     write(output, "a")
     parquet.switch_current(output, {"faces": "v1"})
     write(output, "b", version="v2")
@@ -112,7 +113,7 @@ parquet.read_version(output, "faces", "v1", ["face"])
 @pytest.mark.parametrize("storage", ["local", "remote"])
 def test_a_process_that_reads_and_ends_at_once_ends_well(tmp_path, storage):
     # Arrow's threads used to let go of Python's buffers while the interpreter was ending: abort, in half of all cases
-    output = parquet.open_output(str(tmp_path))
+    output = open_output(str(tmp_path))
     for shard in range(8):
         write(output, *[f"{shard}-{clip}" for clip in range(50)], shard=str(shard))
     command = [sys.executable, "-c", READ_AND_END, str(tmp_path), storage]
@@ -121,14 +122,14 @@ def test_a_process_that_reads_and_ends_at_once_ends_well(tmp_path, storage):
 
 
 def test_a_storage_of_any_kind_is_read_alike(tmp_path):
-    local = parquet.open_output(str(tmp_path))
+    local = open_output(str(tmp_path))
     write(local, "a", "b")
-    remote = parquet.Output(DirFileSystem("/", LocalFileSystem()), local.root)
+    remote = Output(DirFileSystem("/", LocalFileSystem()), local.root)
     assert parquet.read_version(remote, "faces", "v1").equals(parquet.read_version(local, "faces", "v1"))
 
 
 def test_tables_of_other_faces_go_out_of_force(out):
-    output = parquet.open_output(out)
+    output = open_output(out)
     parquet.switch_current(output, {"faces": "v1", "gaze": "g1"})
     parquet.switch_current(output, {"gaze": "g2"})
     assert parquet.read_current(output) == {"faces": "v1", "gaze": "g2"}
@@ -137,13 +138,13 @@ def test_tables_of_other_faces_go_out_of_force(out):
 
 
 def test_a_table_that_was_never_written_is_empty(out):
-    parquet.switch_current(parquet.open_output(out), {"faces": "v1"})
+    parquet.switch_current(open_output(out), {"faces": "v1"})
     assert pipeline.read_table(out, "gaze").num_rows == 0
     assert "gaze_yaw" in pipeline.read_table(out, "gaze").column_names
 
 
 def test_wrong_names_are_answered_with_the_right_ones(out):
-    parquet.switch_current(parquet.open_output(out), {"faces": "v1"})
+    parquet.switch_current(open_output(out), {"faces": "v1"})
     with pytest.raises(KeyError, match="landmarks"):
         pipeline.read_table(out, "face")
     with pytest.raises(KeyError, match="box_x1"):
@@ -156,7 +157,7 @@ def test_a_folder_without_tables_is_refused(tmp_path):
 
 
 def test_plain_readers_see_partitions_and_no_unfinished_file(tmp_path):
-    output = parquet.open_output(str(tmp_path))
+    output = open_output(str(tmp_path))
     path = write(output, "a")
     unfinished = (tmp_path / path).with_name(".left-behind.parquet.1234.tmp")
     unfinished.write_bytes(b"half a file")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.people_config import TracksConfig
+from pipeline.config.models import TracksConfig
 from pipeline.schema import TRACKS, slot_schema
 from pipeline.tracking.link import link_faces, link_shard, overlap, pool_embeddings
 

@@ -8,7 +8,7 @@ from pipeline.config.models import Config, load_config
 from pipeline.corpus.allowlist import is_allowed
 from pipeline.corpus.discover import read_corpus
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.isolation.annotating import decode_carefully
+from pipeline.isolation.decoding import decode_carefully
 from pipeline.isolation.registry import Attempts, Marks
 
 

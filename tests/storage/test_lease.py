@@ -8,21 +8,21 @@ import pytest
 from pipeline.config.models import LeaseConfig
 from pipeline.errors import LeaseError
 from pipeline.storage import lease
-from pipeline.tables import parquet
+from pipeline.storage.output import open_output
 
 QUICK = LeaseConfig(renew_s=0.2, expires_s=20)
 
 
 @pytest.fixture
 def output(bucket, s3):
-    return parquet.open_output(f"s3://{bucket}/out", s3)
+    return open_output(f"s3://{bucket}/out", s3)
 
 
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_claim_whose_reply_was_lost_is_known_again(bucket, faulty, output, lost):
     proxy = faulty(0)
     proxy.puts = ["reset"] * lost  # the server has done what was asked; the client asks again and is refused
-    held = lease.take(parquet.open_output(f"s3://{bucket}/out", proxy.options), "annotate", QUICK)
+    held = lease.take(open_output(f"s3://{bucket}/out", proxy.options), "annotate", QUICK)
     assert proxy.done["reset"] == lost
     assert lease.holder(output).token == held.claim.token
     with pytest.raises(LeaseError, match=r"in use by annotate on \S+"):
@@ -32,7 +32,7 @@ def test_a_claim_whose_reply_was_lost_is_known_again(bucket, faulty, output, los
 def test_somebody_elses_claim_stays_theirs(bucket, faulty, output):
     held = lease.take(output, "annotate", QUICK)
     proxy = faulty(0)
-    there = parquet.open_output(f"s3://{bucket}/out", proxy.options)
+    there = open_output(f"s3://{bucket}/out", proxy.options)
     proxy.puts = ["reset"]
     assert not lease.create(there, lease._path(held.epoch), b"a claim of mine")
     assert lease.holder(output).token == held.claim.token
@@ -41,7 +41,7 @@ def test_somebody_elses_claim_stays_theirs(bucket, faulty, output):
 def test_of_many_takers_whose_replies_are_lost_exactly_one_wins(bucket, faulty, output):
     proxy = faulty(0)
     proxy.puts = ["reset"] * 4
-    there = parquet.open_output(f"s3://{bucket}/out", proxy.options)
+    there = open_output(f"s3://{bucket}/out", proxy.options)
     start, results = threading.Barrier(4), []
 
     def compete(number):
@@ -63,7 +63,7 @@ def test_of_many_takers_whose_replies_are_lost_exactly_one_wins(bucket, faulty, 
 
 def test_a_heartbeat_goes_on_over_a_faulty_connection(bucket, faulty, output):
     proxy = faulty(0)
-    with lease.hold(parquet.open_output(f"s3://{bucket}/out", proxy.options), "annotate", QUICK) as held:
+    with lease.hold(open_output(f"s3://{bucket}/out", proxy.options), "annotate", QUICK) as held:
         proxy.puts = ["unavailable", "reset", "unavailable"]
         deadline = time.monotonic() + QUICK.expires_s
         while lease.holder(output).renewed == held.claim.since or proxy.puts:

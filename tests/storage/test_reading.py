@@ -13,6 +13,7 @@ from pipeline.corpus.discover import read_corpus
 from pipeline.decode.decoder import decode_clip
 from pipeline.errors import TRIED_AGAIN, ClipError
 from pipeline.storage import fs as files
+from pipeline.storage.output import open_output, write_bytes
 from pipeline.tables import parquet
 
 FAULTS = {"unavailable": 0.08, "cut": 0.12, "reset": 0.08, "slow": 0.05, "delay_s": 0.2}
@@ -153,8 +154,8 @@ def test_ten_thousand_objects_are_listed(s3, bucket, faulty):
 def test_a_large_file_is_written_in_parts_and_whole(bucket, faulty):
     data = os.urandom(60 << 20)  # above s3fs's limit for one request
     proxy = faulty(6, unavailable=0.05, slow=0.05)
-    output = parquet.open_output(f"s3://{bucket}/out", proxy.options)
-    parquet.write_bytes(output, "faces/part.parquet", data)
+    output = open_output(f"s3://{bucket}/out", proxy.options)
+    write_bytes(output, "faces/part.parquet", data)
     assert output.fs.cat_file(output.path("faces/part.parquet")) == data
     assert parquet.list_files(output, "faces") == ["faces/part.parquet"]
 

@@ -1,0 +1,129 @@
+"""Opening a video so that it reads nothing but its own bytes, whatever the file says.
+
+Files are read through fsspec objects also where they are local: measured as fast as FFmpeg's own reader, and a hostile
+file (a playlist, say) cannot make FFmpeg open others. FFmpeg has no protocol left to open anything with, and does not
+know the formats that are lists of other files.
+"""
+
+import io
+import mimetypes
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import av
+from av.stream import Discard, Disposition
+
+from pipeline.config.models import DecodeConfig
+from pipeline.corpus import tar_index
+from pipeline.errors import NO_ACCESS, ClipError
+from pipeline.storage import fs
+
+#: demuxers that read what a file names instead of what it holds, and devices; all others hold their own pictures
+_LISTS = frozenset(
+    {
+        *("alsa", "concat", "dash", "fbdev", "hds", "hls", "image2", "imf", "kmsgrab", "lavfi", "oss", "rtp", "rtsp"),
+        *("sap", "sdp", "smoothstreaming", "video4linux2,v4l2", "vobsub", "webm_dash_manifest", "x11grab"),
+    }
+)
+
+
+#: what FFmpeg may do with a file: protocols none, so that nothing else is opened whatever the file says
+_CLOSED = {"protocol_whitelist": "none", "format_whitelist": ",".join(sorted(av.formats_available - _LISTS))}
+
+
+_MP4_BOXES = (b"ftyp", b"mdat", b"free", b"skip", b"wide", b"pnot")  # that an MP4 or MOV begins with
+
+
+@dataclass(frozen=True)
+class Video:
+    """An opened video: its stream, the length of its file in bytes, and the length that its header states."""
+
+    container: Any
+    stream: Any
+    length: int
+    stated_length: int | None
+
+    def is_cut_off(self) -> bool:
+        """Whether the file ends before what its header or its index say; the decoder just gives fewer frames then."""
+        entries = self.stream.index_entries
+        indexed = entries[-1].pos + entries[-1].size if len(entries) else 0
+        # headers count a few bytes of padding that some writers leave out
+        return indexed > self.length or (self.stated_length or 0) > self.length + fs.HEAD_BYTES
+
+
+class _Nameless:
+    """A file as PyAV reads it, without its name."""
+
+    def __init__(self, file: Any) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def open_video(clip: Mapping[str, Any], config: DecodeConfig, options: Any, stack: ExitStack) -> Video:
+    """Open a clip's first video stream for decoding on one thread; `stack` closes it.
+
+    Raises:
+        ClipError: `missing_file`, `empty_file`, `unreadable`, `no_access`, `not_a_video`, `truncated`,
+            `no_video_stream`, `unsupported_codec` or `too_large`.
+    """
+    name = clip["uri"] if clip.get("member") is None else clip["member"]
+    of_tar = fs.suffix(clip["uri"]) == ".tar" and clip.get("offset") is None
+    if of_tar and tar_index.can_be_read_now(clip, options):
+        raise ClipError(f"{name} could not be read when the corpus was listed; now it can", NO_ACCESS)
+    file = stack.enter_context(fs.open_clip(clip, options))
+    head = file.read(fs.HEAD_BYTES)
+    length = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    # of a picture's name FFmpeg makes a pattern of names, and opens those; without it, it reads what it is given
+    source = _Nameless(file) if (mimetypes.guess_type(name)[0] or "").startswith("image/") else file
+    try:
+        # tags in an unknown encoding must not fail a clip
+        container = stack.enter_context(av.open(source, "r", metadata_errors="replace", container_options=_CLOSED))
+    except av.FFmpegError as error:
+        reason = reason_of(error)
+        if "not on whitelist" in reason:
+            raise ClipError(
+                f"{name} is a list of other files or streams, which are not opened", "not_a_video"
+            ) from error
+        if head[4:8] in _MP4_BOXES and "moov atom not found" in reason:
+            raise ClipError(
+                f"{name} is cut off: its index (moov) is missing, often the file's end", "truncated"
+            ) from error
+        if fs.suffix(name) == ".tar":
+            raise ClipError(
+                f"the tar shard {name} is damaged or cut off; members behind it are lost", "truncated"
+            ) from error
+        raise ClipError(f"{name} cannot be opened as a video: {reason}", "not_a_video") from error
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams:
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "none"
+        raise ClipError(f"{name} has no video stream (its streams: {kinds})", "no_video_stream")
+    stream = streams[0]
+    codec = stream.codec_context
+    if codec is None:
+        raise ClipError(f"{name}: there is no decoder for its video stream", "unsupported_codec")
+    check_size(codec.width, codec.height, config)
+    for other in container.streams:
+        if other.index != stream.index:
+            other.discard = Discard.all  # sound is neither read nor decoded
+    codec.thread_count, codec.thread_type = 1, "NONE"  # the task has one CPU
+    # a size that jumps is refused before it is allocated; the codec counts pixels with its padding
+    codec.options = {"max_pixels": str(2 * config.max_pixels + (1 << 16))}
+    return Video(container, stream, length, fs.stated_length(head))
+
+
+def check_size(width: int, height: int, config: DecodeConfig) -> None:
+    """Refuse frames of more pixels than `decode.max_pixels`.
+
+    Raises:
+        ClipError: `too_large`.
+    """
+    if width * height > config.max_pixels:
+        raise ClipError(f"frames of {width}x{height} pixels; decode.max_pixels allows {config.max_pixels}", "too_large")
+
+
+def reason_of(error: av.FFmpegError) -> str:
+    """What FFmpeg says of an error, in words."""
+    log = getattr(error, "log", None)
+    return f"{error.strerror} ({log[2].strip().rstrip('.')})" if log and log[2].strip() else str(error.strerror)

@@ -1,0 +1,37 @@
+"""The version of a snapshot of tracks and identities: it follows from all that they are made of."""
+
+import hashlib
+from collections.abc import Mapping
+
+import pyarrow.compute as pc
+
+from pipeline.config.models import Config
+from pipeline.identity.overrides import digest_decisions, read_decisions
+from pipeline.planning.versions import digest
+from pipeline.storage.output import Output
+from pipeline.tables import parquet
+
+AGGREGATE_ALGORITHM = 4  # raised when the same faces give other tracks or identities
+
+
+def aggregate_version(
+    output: Output, versions: Mapping[str, str], config: Config, same_person_cosine: float | None
+) -> str:
+    """Version of `tracks` and `identities`: it follows from all that they are made of, the clips among it."""
+    clips = parquet.read_version(output, "clips", versions["clips"], ["clip_id", "fingerprint", "status"])
+    done = clips.filter(pc.equal(clips["status"], "done")).sort_by("clip_id")
+    corpus = hashlib.blake2b(digest_size=8)
+    for clip_id, fingerprint in zip(done["clip_id"].to_pylist(), done["fingerprint"].to_pylist(), strict=True):
+        corpus.update(f"{clip_id} {fingerprint}\n".encode())
+    return digest(
+        "aggregate",
+        AGGREGATE_ALGORITHM,
+        versions["face"],
+        versions.get("embeddings"),
+        versions.get("pose"),
+        config.tracks.model_dump(mode="json"),
+        config.identities.model_dump(mode="json"),
+        same_person_cosine,
+        corpus.hexdigest(),
+        digest_decisions(read_decisions(output)),
+    )

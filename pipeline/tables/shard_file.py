@@ -1,0 +1,46 @@
+"""Tables with one file per shard, which is replaced: `clips`, `quarantine`, and those of a snapshot."""
+
+import json
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import schema
+from pipeline.storage.output import Output
+from pipeline.tables.parquet import partition, read_file, write_parquet
+
+VERSIONS_KEY = b"faceatlas.versions"
+
+
+def write_shard(
+    output: Output, table_name: str, version: str, shard: str, rows: pa.Table, versions: Mapping[str, str] | None = None
+) -> None:
+    """Replace the one file that a shard has in a table that does not grow by chunks.
+
+    `versions` says what the rows follow from; of `clips`, slot -> version for which they are complete.
+    """
+    metadata = {VERSIONS_KEY: json.dumps(dict(versions or {})).encode()}
+    write_parquet(output, f"{partition(table_name, version, shard)}/{table_name}.parquet", rows, metadata)
+
+
+def read_shard(output: Output, table_name: str, version: str, shard: str) -> tuple[pa.Table, dict[str, str]]:
+    """Rows of a shard's one file (none if absent) and the `versions` that it was written with."""
+    empty = schema.table_schema(table_name).empty_table()
+    path = f"{partition(table_name, version, shard)}/{table_name}.parquet"
+    try:
+        table = read_file(output, path)
+    except FileNotFoundError:
+        return empty, {}
+    versions = json.loads((table.schema.metadata or {}).get(VERSIONS_KEY, b"{}"))
+    table = table.append_column("shard", pa.array([shard] * table.num_rows, pa.string()))
+    return table.select(empty.column_names).cast(empty.schema), versions
+
+
+def remove_rows(output: Output, name: str, version: str, shard: str, clip_ids: pa.Array) -> int:
+    """Take clips out of a shard's one file in `clips` or `quarantine`; returns the rows that are gone."""
+    rows, complete_for = read_shard(output, name, version, shard)
+    kept = rows.filter(pc.invert(pc.is_in(rows["clip_id"], value_set=clip_ids)))
+    if kept.num_rows < rows.num_rows:
+        write_shard(output, name, version, shard, kept, complete_for)
+    return rows.num_rows - kept.num_rows
