@@ -91,11 +91,11 @@ class Tally:
             if clip_id not in self._row_of:
                 continue  # it has ended, by an error for example: a chunk that was on its way changes nothing
             state = self.plan.states.setdefault(clip_id, ClipState())
+            if account["error"] is not None:
+                state.error = account["error"]
             for slot in account["slots"]:
                 # an account with an error ends the clip for this run, though the ledger does not believe in that end
                 state.add(slot, account)
-            if account["error"] is not None:
-                state.error = account["error"]
             if "face" in account["slots"] and account["error"] is None:
                 self.frames += account["count"]
                 self.faces += account["faces"]
@@ -128,6 +128,7 @@ class Tally:
         rows = [ended, pa.Table.from_pylist(self._rows.pop(shard, []), schema=schema.CLIPS)]
         worked = pa.concat_tables(rows)["clip_id"].combine_chunks()
         before, complete_for = store.read_shard(self.output, "clips", self.versions["clips"], shard)
+        before = before.filter(pc.invert(store.are_closed_early(before)))
         named = self.plan.clips.filter(pc.equal(self.plan.clips["shard"], shard))
         mine = named["clip_id"].combine_chunks()
         tars = named.filter(pc.is_valid(named["member"]))["uri"].combine_chunks()
