@@ -57,7 +57,8 @@ class Annotator:
             device: `cpu`, `cuda`, or `auto`: CUDA if this process has one.
             threads: CPU threads; None leaves torch's number, which under Ray is 1. On a CPU each works on frames of
                 its own, unless a user's model does not say that several may call it at once.
-            batch_frames: frames of one size that go through the detector at once.
+            batch_frames: frames of one size that go through the detector at once; this and the next two on a CPU in
+                each thread.
             batch_pixels: pixels that go through the detector at once, which bounds its memory; None: BATCH_PIXELS.
             batch_faces: faces that go through a face model at once; None: BATCH_FACES.
             keep_frames: pass the frames on, for a later pool.

@@ -57,6 +57,8 @@ def status(
         return
     clips = ", ".join(f"{n} {outcome}" for outcome, n in totals["clips"].items())
     console.print(f"clips: {clips}")
+    if totals["clips"].get("closed early"):
+        console.print("clips closed early hold a part of their video only: run annotate again, it does the rest")
     for name in ("frames", "faces", "tracks", "identities"):
         console.print(f"{name}: {totals[name]}")
 

@@ -49,15 +49,22 @@ class ClipState:
         return result
 
     def add(self, slot: str, entry: Mapping) -> None:
-        """Take in a committed chunk of one slot: a row of parquet.LEDGER, with its `path` if that is known."""
+        """Take in a committed chunk of one slot: a row of parquet.LEDGER with its `path`, or of write.ACCOUNT.
+
+        Only a row that saw the end of the video, or an error that kept it from being seen, ends the clip.
+        """
         if entry["count"]:
             self.held.setdefault(slot, []).append((entry["first"], entry["count"]))
             self.paths.setdefault(slot, set()).update([entry["path"]] if "path" in entry else [])
         if slot == "face":
             self.faces += entry["faces"]
-        if entry["last"]:
-            self.end = entry["first"] + entry["count"]
-            self.video = entry["video"]
+        error = entry.get("error") is not None
+        # `last` without facts of the video: builds before 0.2 said so of slots that lagged behind
+        if entry["last"] and (error or entry["video"] is not None):
+            end = entry["first"] + entry["count"]
+            # an error may meet only some slots: the clip then ends there for all, or it would never end
+            self.end = min(self.end, end) if self.end is not None and (error or self.error is not None) else end
+            self.video = entry["video"] or self.video
 
     def ended(self, slots: Sequence[str]) -> bool:
         """Whether nothing of the clip is left to compute."""

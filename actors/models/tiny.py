@@ -27,8 +27,8 @@ SCORE_THRESHOLD = 0.4
 #: the detector sees frames in half their size: a quarter of the time, and faces of 40 px are still found
 REDUCE = 2
 EMBEDDING_WIDTH = 512
-_last = threading.local()  # the call that a thread's `TinyTraits.remember` keeps
 PART_WIDTH = 64  # channels of each of the 7x7 parts of a face that the embedding is made of
+_last = threading.local()  # the call that a thread's `TinyTraits.remember` keeps
 
 
 class TinyTraits(nn.Module):
@@ -53,11 +53,10 @@ class TinyTraits(nn.Module):
 
     def remember(self, crops_NCHW: Tensor) -> dict[str, Tensor]:
         """`forward`, which runs once if the same tensor is given again and again, as by the slots of one batch."""
-        net, crops, said = getattr(_last, "call", (None, None, {}))
-        if net is None or crops is None or net() is not self or crops() is not crops_NCHW:
-            said = self(crops_NCHW)
-            _last.call = weakref.ref(self), weakref.ref(crops_NCHW), said
-        return said
+        call = getattr(_last, "call", None)
+        if call is None or call[0]() is not self or call[1]() is not crops_NCHW:
+            call = _last.call = weakref.ref(self), weakref.ref(crops_NCHW), self(crops_NCHW)
+        return call[2]
 
     def forward(self, crops_NCHW: Tensor) -> dict[str, Tensor]:
         """What a crop shows.

@@ -137,6 +137,7 @@ def make_pieces(
             warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writable")
             planes = [torch.from_numpy(c.planes).view(c.count, size) for c in members]
         rounds = math.ceil(len(frame_B) / (most * lanes))
+        # alone, a lane fills its pieces; beside others it takes smaller ones, so that all end at the same time
         step = most if lanes == 1 else math.ceil(len(frame_B) / (rounds * lanes))
         for low in range(lane * step, len(frame_B), lanes * step):
             part = _rows(planes, low, min(low + step, len(frame_B))).to(device, non_blocking=True)

@@ -41,9 +41,9 @@ def fold_batch_norms(net: nn.Module) -> int:
     calls = Counter(id(net.get_submodule(str(node.target))) for node in graph.nodes if node.op == "call_module")
     folded = 0
     for node in graph.nodes:
-        if node.op != "call_module" or not isinstance(net.get_submodule(str(node.target)), _NORMS):
+        norm = net.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(norm, _NORMS):
             continue
-        norm = net.get_submodule(str(node.target))
         before, layer = _before(net, node)
         bend = layer if type(layer) is nn.ReLU else None
         if bend is not None and before is not None:
@@ -54,10 +54,9 @@ def fold_batch_norms(net: nn.Module) -> int:
         with torch.no_grad():
             fused = fuse(layer, norm)  # type: ignore[operator]
             if bend is not None:
-                factor_K, shift_K = _affine(norm)
-                if not (factor_K > 0).all():
+                if norm.weight is not None and not (norm.weight > 0).all():
                     continue
-                _replace(net, bend, Floor(shift_K[:, None, None] if isinstance(layer, nn.Conv2d) else shift_K))
+                _replace(net, bend, Floor(norm(_zeros(norm))))
         fused.requires_grad_(False)
         # under every name: some published networks register one layer twice
         _replace(net, layer, fused)
@@ -80,13 +79,9 @@ class Floor(nn.Module):
         return torch.maximum(x, self.least, out=x)
 
 
-def _affine(norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factor and shift of each channel of a batch norm."""
-    assert isinstance(norm, _NORMS)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    factor_K = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    return factor_K, norm.bias - norm.running_mean * factor_K
+def _zeros(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> torch.Tensor:
+    """The smallest input of zeros that a batch norm takes; its answer is each channel's shift."""
+    return torch.zeros(1, norm.num_features, *([1, 1] if isinstance(norm, nn.BatchNorm2d) else []))
 
 
 def _before(net: nn.Module, node: fx.Node) -> tuple[fx.Node | None, nn.Module | None]:

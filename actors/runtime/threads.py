@@ -1,7 +1,7 @@
 """Threads of an actor on the CPU that work beside each other, each on pieces of its own."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -32,8 +32,5 @@ class Lanes:
         if self._pool is None:
             return [part(0)]
         waiting = [self._pool.submit(part, lane) for lane in range(self.count)]
-        try:
-            return [future.result() for future in waiting]
-        finally:
-            for future in waiting:
-                future.exception()
+        wait(waiting)
+        return [future.result() for future in waiting]

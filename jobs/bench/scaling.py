@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ from actors.weights.bundles import Bundle
 from jobs import annotate as job
 from jobs.bench.check import BenchError
 from jobs.bench.flow import measure_pipeline
-from jobs.bench.result import FramesOption, JsonOption, RoundsOption, StandinsOption
+from jobs.bench.result import FramesOption, JsonOption, RoundsOption, Speed, StandinsOption
 from jobs.bench.speed import measure_actor
 from jobs.options import BundleOption, ConfigOption, SetOption, exit_on_error
 from pipeline.config.models import Config, PoolConfig
@@ -47,8 +46,9 @@ def scaling(
             video = Path(folder) / f"{height}.mp4"
             _write_video(video, height, frames)
             speed = measure_actor(str(video), _with_faces(models, count), chosen, frames, rounds)
-            rows.append({"height": height, "faces_per_frame": count, **asdict(speed)})
-        _say(rows, ("height", "faces_per_frame"), as_json)
+            rows.append(_case(speed, as_json, height=height, faces_per_frame=count))
+        if as_json:
+            print(json.dumps(rows))
 
 
 def corpus(
@@ -78,8 +78,9 @@ def corpus(
             if not copies.exists():
                 _copy(video, copies, count)
             speed = measure_pipeline(str(copies), models, _with_actors(chosen, size), rounds)
-            rows.append({"clips": count, "actors": size, **asdict(speed)})
-        _say(rows, ("clips", "actors"), as_json)
+            rows.append(_case(speed, as_json, clips=count, actors=size))
+        if as_json:
+            print(json.dumps(rows))
 
 
 def _copy(video: Path, folder: Path, count: int) -> None:
@@ -88,13 +89,12 @@ def _copy(video: Path, folder: Path, count: int) -> None:
         shutil.copyfile(video, folder / f"{number:06d}{video.suffix}")
 
 
-def _say(rows: Sequence[dict[str, Any]], names: Sequence[str], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(rows))
-        return
-    for row in rows:
-        case = ", ".join(f"{name.replace('_', ' ')} {row[name]}" for name in names)
-        job.console.print(f"{case}: {row['frames_per_s']:.3f} frames/s ({row['frames']} frames)")
+def _case(speed: Speed, as_json: bool, **case: int) -> dict[str, Any]:
+    """The row of one case; people are told of it at once."""
+    if not as_json:
+        words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in case.items())
+        job.console.print(f"{words}: {speed.frames_per_s:.3f} frames/s ({speed.frames} frames)")
+    return {**case, **asdict(speed)}
 
 
 def _with_actors(config: Config, size: int) -> Config:

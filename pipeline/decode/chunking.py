@@ -95,14 +95,16 @@ def empty_row(clip: Mapping[str, Any], first: int) -> dict[str, Any]:
 def unseen_rows(
     clip: Mapping[str, Any], gaps: Iterable[tuple[int, int]], begin: int, chunk: Chunk | None
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a clip from a sampled frame on from which nothing is looked at."""
+    """The rows of a clip from a sampled frame on from which nothing is looked at.
+
+    None of them is the clip's last: decoding stops here, and only who has seen the end of the video may speak of it.
+    """
     if chunk is not None:
         yield chunk.row(clip)
     for first, count in gaps:
         if first + count > begin:
             start = max(first, begin)
             yield empty_row(clip, start) | {"count": first + count - start}
-    yield empty_row(clip, max((first + count for first, count in gaps), default=begin)) | {"last": True}
 
 
 def _capacity(layout: Layout, config: DecodeConfig) -> int:

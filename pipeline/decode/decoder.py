@@ -60,10 +60,10 @@ def decode_clip(
         only: indices of the frames that are looked at; all others count as seen, but are not copied. None: all.
 
     Yields:
-        Rows of `schema.CHUNK`; `planes` is a uint8 array, (bytes,), or None without frames. There is exactly one row
-        with `last`, the final one, also when nothing is left to do; without `video` if decoding stopped before the
-        clip's end. What the clip does wrong never raises: it is the
-        `error` of the last row, which then has no frames; frames decoded before it come in rows of their own.
+        Rows of `schema.CHUNK`; `planes` is a uint8 array, (bytes,), or None without frames. The final row has `last`
+        and `video` if decoding saw the clip's end; if it stopped before, as the rest is not needed, no row has. What
+        the clip does wrong never raises: it is the `error` of the last row, which then has no frames; frames decoded
+        before it come in rows of their own.
     """
     have = list(have)
     stored, gaps = _Intervals(have), complement(have)

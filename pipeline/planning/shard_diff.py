@@ -16,12 +16,13 @@ from pipeline.errors import TRIED_AGAIN
 from pipeline.intervals import END, ClipState, Interval
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
-from pipeline.tables.shard_file import read_shard
+from pipeline.tables.shard_file import are_closed_early, read_shard
 from pipeline.tables.tombstones import are_forgotten
 
 PRESENT, MISSING, STALE, QUARANTINED, FORGOTTEN = "present", "missing", "stale", "quarantined", "forgotten"
 NEW_CLIP, CHANGED, NEW_SAMPLING = "new clip", "changed bytes", "new sampling"
 NEW_VERSION, MISSING_CHUNKS, RETRIED = "new model version", "missing chunks", "quarantined, tried again"
+CLOSED_EARLY = "closed before its end"
 NO_FRAME = "the video has no frame in the wanted time range"
 
 
@@ -78,14 +79,15 @@ def read_shard_state(
     recorded, complete_for = read_shard(output, "clips", wanted.versions["clips"], shard)
     complete = all(complete_for.get(slot) == wanted.versions[slot] for slot in wanted.slots)
     at = pc.index_in(clips["clip_id"], value_set=recorded["clip_id"].combine_chunks()).combine_chunks()
-    found = recorded.select(["fingerprint", "status", "error_class", "sampled"]).take(at)
+    found = recorded.select(["fingerprint", "status", "error_class", "sampled", "frames"]).take(at)
     known_N = _mask(at.is_valid())
     same_N = known_N & _equal(found["fingerprint"], clips["fingerprint"])
     forgotten_N = are_forgotten(clips, tombstones)
     in_quarantine_N = same_N & _mask(pc.equal(found["status"], "quarantined")) & ~forgotten_N
     # a quarantined clip stays so whatever models are wanted, for its bytes are wrong; unless we or the storage were
     retried_N = in_quarantine_N & _mask(pc.is_in(found["error_class"], value_set=pa.array(sorted(TRIED_AGAIN))))
-    settled_N = same_N & (complete | in_quarantine_N) & ~retried_N & ~forgotten_N
+    early_N = same_N & _mask(are_closed_early(found))
+    settled_N = same_N & (complete | in_quarantine_N) & ~retried_N & ~early_N & ~forgotten_N
     open_N = ~settled_N & ~forgotten_N
 
     state = ShardState(shard, clips.slice(0, 0), clips.slice(0, 0))
@@ -101,7 +103,12 @@ def read_shard_state(
         mask = pa.array(open_N)
         sampled_M = found["sampled"].filter(mask).fill_null(-1).to_numpy()
         sampled_M = np.where(same_N[open_N], sampled_M, -1)
-        before = {RETRIED: retried_N[open_N], NEW_VERSION: same_N[open_N], CHANGED: (known_N & ~same_N)[open_N]}
+        before = {
+            RETRIED: retried_N[open_N],
+            CLOSED_EARLY: early_N[open_N],
+            NEW_VERSION: (same_N & ~early_N)[open_N],
+            CHANGED: (known_N & ~same_N)[open_N],
+        }
         _compare_with_footers(state, output, clips.filter(mask), wanted, before, sampled_M, totals)
     state.summary = totals.rows()
     return state
@@ -135,7 +142,7 @@ def _compare_with_footers(
     for slot, (clip_E, ledger) in ledgers.items():
         first_E, count_E = ledger["first"].to_numpy(), ledger["count"].to_numpy()
         touched_M[clip_E] = True
-        last_E = _mask(ledger["last"])
+        last_E = _mask(ledger["last"]) & _mask(ledger["video"].is_valid())
         ends_M[clip_E[last_E]] = (first_E + count_E)[last_E]
         tiled[slot] = tiled_ends(clip_E, first_E, count_E, num)
     ended_M = (ends_M >= 0) & ~stale_M
@@ -155,13 +162,14 @@ def _compare_with_footers(
     reasons = {
         CHANGED: stale_M,
         RETRIED: before[RETRIED],
+        CLOSED_EARLY: before[CLOSED_EARLY],
         NEW_VERSION: before[NEW_VERSION],
         NEW_SAMPLING: _were_sampled_otherwise(output, wanted, state.shard, ids),
         NEW_CLIP: np.ones(num, bool),
     }
     _sum_up_untouched(state, wanted, reasons, untouched_M, np.where(stale_M, -1, sampled_M), totals)
     chosen = {name: mask[partial_M] for name, mask in before.items()}
-    _sum_up_partial(state, wanted, chosen[RETRIED], chosen[NEW_VERSION], sampled_M[partial_M], totals)
+    _sum_up_partial(state, wanted, chosen, sampled_M[partial_M], totals)
 
 
 def tiled_ends(clip_E: np.ndarray, first_E: np.ndarray, count_E: np.ndarray, num: int) -> np.ndarray:
@@ -287,9 +295,10 @@ def _were_sampled_otherwise(output: Output, wanted: Wanted, shard: str, ids: pa.
 
 
 def _sum_up_partial(
-    state: ShardState, wanted: Wanted, retried: np.ndarray, recorded: np.ndarray, sampled: np.ndarray, totals: _Totals
+    state: ShardState, wanted: Wanted, before: Mapping[str, np.ndarray], sampled: np.ndarray, totals: _Totals
 ) -> None:
     for i, (clip_id, there) in enumerate(state.states.items()):
+        open_for = RETRIED if before[RETRIED][i] else CLOSED_EARLY if before[CLOSED_EARLY][i] else MISSING_CHUNKS
         lacking: dict[str, list[Interval]] = {}
         for group, intervals in state.missing[clip_id].items():
             for slot in group:
@@ -300,13 +309,13 @@ def _sum_up_partial(
                 totals.add(slot, PRESENT, None, 1)
                 continue
             others = any(version != wanted.versions[slot] for version in wanted.there[slot])
-            reason = RETRIED if retried[i] else MISSING_CHUNKS
-            if not there.held.get(slot) and (others or recorded[i]):
+            reason = open_for
+            if not there.held.get(slot) and (others or before[NEW_VERSION][i]):
                 reason = NEW_VERSION
                 new.append(slot)
             totals.add(slot, MISSING, reason, 1, *_amount(lacking[slot], int(sampled[i]), wanted.chunk_frames))
         if lacking:
-            state.reasons[f"new version of {', '.join(new)}" if new else RETRIED if retried[i] else MISSING_CHUNKS] += 1
+            state.reasons[f"new version of {', '.join(new)}" if new else open_for] += 1
 
 
 def _amount(intervals: Sequence[Interval], sampled: int, chunk_frames: int) -> tuple[int, int, int]:

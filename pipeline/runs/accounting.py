@@ -16,7 +16,7 @@ from pipeline.intervals import ClipState
 from pipeline.planning.plan import Plan
 from pipeline.planning.shard_diff import NO_FRAME
 from pipeline.storage.output import Output
-from pipeline.tables.shard_file import read_shard, write_shard
+from pipeline.tables.shard_file import are_closed_early, read_shard, write_shard
 
 
 @dataclass
@@ -92,11 +92,11 @@ class Tally:
             if clip_id not in self._row_of:
                 continue  # it has ended, by an error for example: a chunk that was on its way changes nothing
             state = self.plan.states.setdefault(clip_id, ClipState())
+            if account["error"] is not None:
+                state.error = account["error"]
             for slot in account["slots"]:
                 # an account with an error ends the clip for this run, though the ledger does not believe in that end
                 state.add(slot, account)
-            if account["error"] is not None:
-                state.error = account["error"]
             if "face" in account["slots"] and account["error"] is None:
                 self.frames += account["count"]
                 self.faces += account["faces"]
@@ -129,6 +129,7 @@ class Tally:
         rows = [ended, pa.Table.from_pylist(self._rows.pop(shard, []), schema=schema.CLIPS)]
         worked = pa.concat_tables(rows)["clip_id"].combine_chunks()
         before, complete_for = read_shard(self.output, "clips", self.versions["clips"], shard)
+        before = before.filter(pc.invert(are_closed_early(before)))
         named = self.plan.clips.filter(pc.equal(self.plan.clips["shard"], shard))
         mine = named["clip_id"].combine_chunks()
         tars = named.filter(pc.is_valid(named["member"]))["uri"].combine_chunks()

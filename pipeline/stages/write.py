@@ -44,7 +44,7 @@ def write_chunks(rows: pa.Table, job: Job) -> pa.Table:
     failed = rows["error"].combine_chunks().is_valid()
     # an error is no end that may be believed later: other bytes or another decoder may get further
     sound = pc.invert(failed)
-    last = pc.and_(rows["last"].combine_chunks(), sound)
+    last = pc.and_(pc.and_(rows["last"].combine_chunks(), sound), rows["video"].combine_chunks().is_valid())
     ledger = pa.table(
         [rows["clip_id"], rows["fingerprint"], rows["first"], counts, faces, last, rows["video"]],
         schema=parquet.LEDGER,

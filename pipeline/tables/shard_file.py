@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
+from pipeline.errors import OutputError
 from pipeline.storage.output import Output
 from pipeline.tables.parquet import partition, read_file, write_parquet
 
@@ -19,7 +20,15 @@ def write_shard(
     """Replace the one file that a shard has in a table that does not grow by chunks.
 
     `versions` says what the rows follow from; of `clips`, slot -> version for which they are complete.
+
+    Raises:
+        OutputError: a row of `clips` says that a clip has ended, but not where.
     """
+    if table_name == "clips" and (early := rows.filter(are_closed_early(rows)).slice(0, 1).to_pylist()):
+        raise OutputError(
+            f"clip {early[0]['clip_id']} is {early[0]['status']}, yet nobody saw the end of its video: its row would "
+            "hide the rest of it from later runs; this is a mistake of Faceatlas, please report it"
+        )
     metadata = {VERSIONS_KEY: json.dumps(dict(versions or {})).encode()}
     write_parquet(output, f"{partition(table_name, version, shard)}/{table_name}.parquet", rows, metadata)
 
@@ -44,3 +53,12 @@ def remove_rows(output: Output, name: str, version: str, shard: str, clip_ids: p
     if kept.num_rows < rows.num_rows:
         write_shard(output, name, version, shard, kept, complete_for)
     return rows.num_rows - kept.num_rows
+
+
+def are_closed_early(clips: pa.Table) -> pa.ChunkedArray:
+    """Mask of rows of `clips` that say done or empty though nobody saw the end of the video.
+
+    Builds before 0.2 wrote them after a loss in mid-write: they hold a part of the clip and no facts of its video.
+    """
+    finished = pc.is_in(clips["status"], value_set=pa.array(["done", "empty"]))
+    return pc.and_(finished, pc.is_null(clips["frames"]))

@@ -8,14 +8,17 @@ import pyarrow.compute as pc
 
 from pipeline.errors import OutputError
 from pipeline.tables.parquet import read_table
+from pipeline.tables.shard_file import are_closed_early
 
 
 def read_status(out: str, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Totals of the tables in force.
 
     Returns:
-        `clips`: outcome -> clips; `frames`: decoded frames; `sampled`: annotated frames; `faces`; `tracks`;
-        `identities`. Clips of shards that are still being worked on do not count yet, but their faces do.
+        `clips`: outcome -> clips, among them `closed early`, whose row an earlier build wrote though nobody had seen
+        the end of the video (the next run takes them up again); `frames`: decoded frames; `sampled`: annotated
+        frames; `faces`; `tracks`; `identities`. Clips of shards that are still being worked on do not count yet, but
+        their faces do.
 
     Raises:
         OutputError: `out` is no output of Faceatlas.
@@ -32,7 +35,8 @@ def read_status(out: str, storage_options: Mapping[str, Any] | None = None) -> d
 def count_clips(clips: pa.Table) -> dict[str, Any]:
     """Of rows of the table clips: `clips`, outcome -> clips; `frames`, decoded; `sampled`, annotated."""
     counts = dict.fromkeys(("done", "empty", "quarantined"), 0)
-    counts |= {item["values"]: item["counts"] for item in pc.value_counts(clips["status"]).to_pylist()}
+    outcomes = pc.if_else(are_closed_early(clips), "closed early", clips["status"])
+    counts |= {item["values"]: item["counts"] for item in pc.value_counts(outcomes).to_pylist()}
     return {
         "clips": counts,
         "frames": pc.sum(clips["frames"]).as_py() or 0,

@@ -107,7 +107,7 @@ def start(nodes, tmp_path_factory):
             "decode": {"chunk_frames": CHUNK},
             "faults": {"decode_limit_s": LIMIT_S, "annotate_limit_s": LIMIT_S},
             "actors": {"pools": [{"size": 2, "gpus": 0, "threads": 1}]},
-            "store": {"chunks_per_file": 8},
+            "store": {"chunks_per_file": 2},  # so that deaths fall between the tables of one chunk
             "ray": {"address": nodes.cluster.address},
             "storage": {"options": options or {}},
         }

@@ -1,4 +1,4 @@
-"""Kill -9 before each file operation of a writer, one after the other; `python crash_writer.py FOLDER annotate|forget`.
+"""Kill -9 before each file operation of a writer, one after the other; `python crash_writer.py FOLDER SCENE`.
 
 Prints the number of operations. Ends with an error if after any death a plain reader sees something it should not, or
 if the next run does not end with the tables of an undisturbed one. Processes are forked: nothing here may run Arrow
@@ -15,17 +15,20 @@ import traceback
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from pipeline import schema
-from pipeline.config.models import Config
+from pipeline.config.models import Config, load_config
 from pipeline.corpus.discover import Corpus
 from pipeline.flow import drop_stale
+from pipeline.isolation.registry import Attempts, Marks
 from pipeline.maintenance import erase
 from pipeline.planning.plan import make_plan
 from pipeline.runs.accounting import Tally
 from pipeline.runs.context import Job
 from pipeline.stages import write
+from pipeline.stages.decode import decode_clips
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
@@ -91,13 +94,76 @@ def flow_rows(work):
         }
 
 
+# -- the end of a video that is really decoded, written in many small files -------------------------------------------
+
+FRAMES, SMALL = 12, 2
+
+
+def write_video(path):
+    """A video of FRAMES frames; imported here, as nothing may load FFmpeg or Arrow's threads before the forks."""
+    import av
+    import numpy as np
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for i in range(FRAMES):
+            picture = np.full((48, 64, 3), 10 + 15 * i, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode(None))
+
+
+def annotate_video(out, lagging_first=False, die_at_clips=False):
+    """A run over one real video: every chunk is a file of its own, one face per frame, models that need no weights.
+
+    lagging_first: rows of slots that lag behind come first, as they do when other workers still decode.
+    die_at_clips: SIGKILL as soon as the shard's `clips` file is there.
+    """
+    video = Path(out).parent / "video.mp4"
+    if not video.exists():
+        write_video(video)
+    rows = [{"clip_id": "aa11", "uri": video.as_uri(), "shard": "s", "fingerprint": "x"}]
+    corpus = Corpus(pa.Table.from_pylist(rows, schema=schema.CLIP), [])
+    output = open_output(str(out))
+    plan = make_plan(corpus, output, VERSIONS, NEEDS)
+    tally = Tally(output, plan, VERSIONS)
+    job = Job(str(out), load_config(None, [f"decode.chunk_frames={SMALL}"], {}), {s: VERSIONS[s] for s in NEEDS})
+    marks = Marks(Attempts(job.out, snapshot_s=0))
+    work = plan.work.take(pc.sort_indices(pc.list_value_length(plan.work["slots"]), null_placement="at_end"))
+    for flow in decode_clips(work if lagging_first else plan.work, job, marks):
+        tally.add(write.write_chunks(with_faces(flow), job))
+        if die_at_clips and list(Path(out).rglob("clips.parquet")):
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert not tally.unaccounted
+    parquet.switch_current(output, {**TABLES, "clips": "c1", "quarantine": "c1"})
+
+
+def with_faces(flow):
+    """Flow rows with one face per frame that tells its frame."""
+    rows = []
+    for row in flow.to_pylist():
+        row |= {"face_index": list(range(len(row["frames"]))), "face_number": None}
+        row["face"] = [v for i in row["frames"] for v in [float(i), 1.0, i + 9.0, 9.0, 0.9, *[0.0] * 11]]
+        row["landmarks"] = [v for i in row["frames"] for v in [float(i)] * 136]
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema=schema.FLOW)
+
+
+def go_on_and_die_at_the_clips_file(out):
+    """The run after a death, which ends with SIGKILL when it calls the clip finished; then a plain reader looks."""
+    forked(lambda: annotate_video(out, lagging_first=True, die_at_clips=True))
+    check(out)
+
+
 def plain(out, table):
     """What a plain pyarrow reader sees of a table."""
     folder = Path(out) / table
     if not folder.exists():
         return []
     found = ds.dataset(folder, partitioning="hive")
-    names = [name for name in ("clip_id", "frame", "face", "box_x1", "landmarks") if name in found.schema.names]
+    told = ("clip_id", "frame", "face", "box_x1", "landmarks", "status", "frames", "faces")
+    names = [name for name in told if name in found.schema.names]
     return sorted(map(repr, found.to_table(columns=names).to_pylist())) if names else []
 
 
@@ -110,9 +176,10 @@ def check(out):
         rows = ds.dataset(folder, partitioning="hive").to_table().to_pylist() if files else []
         keys[table] = [(row["clip_id"], row["frame"], row["face"]) for row in rows]
         assert len(set(keys[table])) == len(keys[table]), f"rows twice in {table}"
-        for clip, first in {(clip, frame // CHUNK * CHUNK) for clip, frame, _ in keys[table]}:
-            frames = [frame for c, frame, _ in keys[table] if c == clip and first <= frame < first + CHUNK]
-            assert len(frames) == CHUNK, f"half a chunk in {table}"
+        size = SMALL if (Path(out).parent / "video.mp4").exists() else CHUNK
+        for clip, first in {(clip, frame // size * size) for clip, frame, _ in keys[table]}:
+            frames = [frame for c, frame, _ in keys[table] if c == clip and first <= frame < first + size]
+            assert len(frames) == size, f"half a chunk in {table}"
     assert set(keys["landmarks"]) <= set(keys["faces"]), "rows of faces that are not there"
 
 
@@ -124,6 +191,11 @@ SCENES = {
         lambda out: run(out, OLD),
         lambda out: erase.forget_clip(open_output(str(out)), "bb22"),
         lambda out: (erase.forget_clip(open_output(str(out)), "bb22"), run(out, OLD)),
+    ),
+    "end": (
+        lambda out: None,
+        annotate_video,
+        lambda out: (go_on_and_die_at_the_clips_file(out), annotate_video(out)),
     ),
 }
 
@@ -145,6 +217,7 @@ def disturbed(folder, kind, number):
     _, killed, after = SCENES[kind]
     out = folder / "out"
     shutil.rmtree(out, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     if (folder / "before").exists():
         shutil.copytree(folder / "before", out)
 

@@ -10,7 +10,7 @@ import pytest
 HERE = Path(__file__).resolve()
 
 
-@pytest.mark.parametrize(("scene", "least"), [("annotate", 35), ("forget", 20)])
+@pytest.mark.parametrize(("scene", "least"), [("annotate", 35), ("forget", 20), ("end", 40)])
 def test_a_writer_may_be_killed_before_any_of_its_file_operations(scene, least, tmp_path):
     done = subprocess.run(
         [sys.executable, str(HERE.with_name("crash_writer.py")), str(tmp_path), scene],

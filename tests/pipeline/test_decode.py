@@ -561,10 +561,11 @@ def everything_from(end):
 
 
 def test_frames_that_nobody_looks_at_count_but_are_not_copied(make_video, decode, tmp_path):
-    clip = decode(make_video(tmp_path / "a.mp4", count=20), only={3, 4, 9, 15}, chunk_frames=2)
+    path = make_video(tmp_path / "a.mp4", count=20)  # once: two encodings of the same pictures may differ
+    clip = decode(path, only={3, 4, 9, 15}, chunk_frames=2)
     assert clip.frames == [3, 4, 9, 15]
     assert [(row["first"], row["count"]) for row in clip.rows] == [(0, 5), (5, 11), (16, 4)]
-    whole = decode(make_video(tmp_path / "b.mp4", count=20))
+    whole = decode(path)
     for position, index in enumerate(clip.frames):
         np.testing.assert_array_equal(clip.planes[position], whole.planes[index])
     assert clip.video["frames"] == 20
@@ -574,8 +575,9 @@ def test_decoding_stops_behind_the_last_frame_that_is_needed(make_video, decode,
     path = make_video(tmp_path / "a.mp4", count=60)
     clip = decode(path, have=[(0, 2), everything_from(60)], only={5})
     assert clip.frames == [5]
-    assert [(row["first"], row["count"]) for row in clip.rows] == [(2, 4), (6, 54), (60, 0)]
+    assert [(row["first"], row["count"]) for row in clip.rows] == [(2, 4), (6, 54)]
     assert clip.video is None
+    assert not clip.last["last"]
 
 
 def test_a_missing_chunk_of_a_clip_of_known_length_is_decoded_no_further(make_video, decode, tmp_path):
@@ -586,5 +588,6 @@ def test_a_missing_chunk_of_a_clip_of_known_length_is_decoded_no_further(make_vi
 
 def test_a_clip_in_which_nothing_is_looked_at_is_not_even_opened(decode, tmp_path):
     clip = decode(tmp_path / "absent.mp4", have=[(4, 2), everything_from(9)], only=set())
-    assert [(row["first"], row["count"]) for row in clip.rows] == [(0, 4), (6, 3), (9, 0)]
+    assert [(row["first"], row["count"]) for row in clip.rows] == [(0, 4), (6, 3)]
+    assert not clip.last["last"]
     assert clip.error is None
