@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from jobs.bench.__main__ import app
 from jobs.bench.real import list_mistakes
 
-BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "shared.yaml"
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "shared.yaml"
 PRINTED = {"bcubed_f", "pairwise_f", "violations", "seconds", "neighbour_seconds", "peak_mb"}
 
 

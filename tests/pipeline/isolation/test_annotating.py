@@ -20,7 +20,7 @@ FAULTS = FaultsConfig(decode_limit_s=2, annotate_limit_s=20)
 @pytest.fixture(autouse=True)
 def importable(monkeypatch):
     monkeypatch.syspath_prepend(str(HERE))
-    monkeypatch.syspath_prepend(str(HERE.parent / "chaos" / "plugin"))
+    monkeypatch.syspath_prepend(str(HERE.parents[1] / "chaos" / "plugin"))
     fsspec.register_implementation("hostile", "hostile_storage.HostileFileSystem", clobber=True)
 
 

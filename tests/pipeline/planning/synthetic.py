@@ -1,6 +1,7 @@
 """Outputs of any size without a video: only what a plan reads, the footers and the `clips` files.
 
-As a script it measures a plan: python tests/pipeline/synthetic.py FOLDER CLIPS KIND prints seconds and peak memory;
+As a script it measures a plan: python tests/pipeline/planning/synthetic.py FOLDER CLIPS KIND prints seconds and peak
+memory;
 KIND is `all` or `tenth` (a tenth of the clips is not complete). With a last argument `write` it makes the output.
 Once measured, the first kind has `clips` files, which the next measurement then reads instead of the footers.
 """

@@ -94,7 +94,7 @@ def test_a_killed_holder_of_this_machine_gives_way_at_once(tmp_path):
         f"lease.take(parquet.open_output({str(tmp_path)!r}), 'annotate', LeaseConfig());"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False).returncode == -9
+    assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], check=False).returncode == -9
     output = open_output(str(tmp_path))
     assert lease.holder(output) is not None
     begun = time.monotonic()

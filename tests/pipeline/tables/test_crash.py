@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve()
 def test_a_writer_may_be_killed_before_any_of_its_file_operations(scene, least, tmp_path):
     done = subprocess.run(
         [sys.executable, str(HERE.with_name("crash_writer.py")), str(tmp_path), scene],
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[2]), "OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[3]), "OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -13,7 +13,7 @@ from pipeline.storage import lease
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
-WRITER = Path(__file__).resolve().parents[1] / "pipeline" / "crash_writer.py"
+WRITER = Path(__file__).resolve().parents[2] / "pipeline" / "tables" / "crash_writer.py"
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ print(noted_digest(path, sys.argv[2]), commit)
 def test_eight_processes_that_start_at_once_download_once(served, tmp_path):
     begin = str(time.time() + 4)
     command = [sys.executable, "-c", EIGHT, begin, str(tmp_path / "cache")]
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     environment = {**os.environ, "PYTHONPATH": root}
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(8)]
     said = {process.communicate(timeout=120)[0].strip() for process in processes}
