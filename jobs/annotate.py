@@ -138,27 +138,27 @@ def say_report(report: Report, out: str) -> None:
             markup=False,
         )
         return
-    if report.held_back:
+    if report.pending:
         console.print(
-            f"NOT IN FORCE YET: {report.held_back} clips of {out} outside this corpus lack the new versions; "
+            f"NOT IN FORCE YET: {report.pending} clips of {out} outside this corpus lack the new versions; "
             "until they have them readers see the old ones, and tracks and identities are not made anew. Annotate "
-            "them too, forget them, or run again with --set store.switch_early=true",
+            "them too, forget them, or run again with --set store.promote_early=true",
             markup=False,
         )
-    if report.in_order:
+    if report.complete:
         console.print(f"tables are in {out}")
         return
-    if report.to_try_again:
-        ours = sum(row["error_class"] == UNEXPECTED for row in report.to_try_again)
+    if report.retryable:
+        ours = sum(row["error_class"] == UNEXPECTED for row in report.retryable)
         console.print(
             f"NOT IN ORDER: {ours} clips failed by a mistake of Faceatlas, not of their own (please report the "
-            f"messages above), {len(report.to_try_again) - ours} could not be had from the storage; "
+            f"messages above), {len(report.retryable) - ours} could not be had from the storage; "
             "the next run tries these clips again",
             markup=False,
         )
         return
     console.print(
-        f"NOT IN ORDER: {len(report.unaccounted)} clips have no outcome: {', '.join(report.unaccounted[:5])} ...; "
+        f"NOT IN ORDER: {len(report.missing)} clips have no outcome: {', '.join(report.missing[:5])} ...; "
         "run the same command again, it does what is missing",
         markup=False,
     )
@@ -186,7 +186,7 @@ def annotate(
     """
     with exit_on_error():
         report = run(corpus, out, bundle, settings(config, assignments, every), follow_models)
-    raise typer.Exit(EXIT_STOPPED if report.stopped else 0 if report.in_order else 1)
+    raise typer.Exit(EXIT_STOPPED if report.stopped else 0 if report.complete else 1)
 
 
 if __name__ == "__main__":

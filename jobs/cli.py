@@ -92,8 +92,8 @@ def demo(
     Example: faceatlas demo
     """
     with exit_on_error():
-        in_order = demo_job.demo(folder, bundle, settings(config, assignments, None))
-    raise typer.Exit(0 if in_order else 1)
+        complete = demo_job.demo(folder, bundle, settings(config, assignments, None))
+    raise typer.Exit(0 if complete else 1)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pipeline.config.models import Config
 from pipeline.decode.decoder import decode_clip
 from pipeline.decode.rows import chunks_to_table
 from pipeline.errors import OutputError
-from pipeline.isolation.subprocess import ChildDiedError, ChildRaisedError
+from pipeline.isolation.subprocess import SubprocessDiedError, SubprocessRaisedError
 from pipeline.planning.forecast import Cluster, Measured, after_trial
 from pipeline.stages.write import slot_rows
 from pipeline.tables.parquet import encode_parquet
@@ -45,7 +45,7 @@ def measure(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, 
         return None
     try:
         steps = try_flow(clips, bundle, config, budget_s / 2)
-    except (ChildDiedError, ChildRaisedError) as error:
+    except (SubprocessDiedError, SubprocessRaisedError) as error:
         raise OutputError(f"the trial of --measure failed: {error}") from error
     here = Cluster(cpus_of_own(config), 1 if rates.device == "cuda" else 0)
     return after_trial(rates, steps, here) if steps else rates

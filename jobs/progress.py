@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipeline.runs.accounting import Tally
+from pipeline.runs.accounting import RunLedger
 
 _LINE_EVERY_S = 10.0
 
@@ -40,7 +40,7 @@ class RunProgress:
     ) -> None:
         self.bar.stop()
 
-    def __call__(self, tally: Tally) -> None:
+    def __call__(self, tally: RunLedger) -> None:
         """Show the state of a run's accounts."""
         now = self._clock()
         wanted = tally.plan.clips.num_rows

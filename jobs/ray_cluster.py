@@ -14,7 +14,7 @@ from actors.weights.bundles import Bundle
 from pipeline.config.models import Config
 from pipeline.errors import ConfigError
 from pipeline.flow import fit_pools
-from pipeline.preload import load_ahead
+from pipeline.preload import preload
 from pipeline.runs.model import Stage
 
 _STORE_MB_PER_CPU = 300  # a few chunks of each decoder and actor; more only keeps more frames waiting
@@ -43,7 +43,7 @@ def start_ray(config: Config) -> None:
 
     if ray.is_initialized():
         return
-    load_ahead("ray.data")  # while the processes of Ray start
+    preload("ray.data")  # while the processes of Ray start
     options: dict = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         # idle OpenMP threads must not spin: decoders and actors share the cores (annotating was up to 10 times slower)

@@ -5,19 +5,19 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pipeline.isolation.shutdown import Stop, StoppedError
+from pipeline.isolation.shutdown import ShutdownRequest, StoppedError
 
 EXIT_STOPPED = 128 + signal.SIGTERM
 
 
 @contextmanager
-def on_sigterm(grace_s: float) -> Iterator[tuple[Stop, Callable[[], None]]]:
+def on_sigterm(grace_s: float) -> Iterator[tuple[ShutdownRequest, Callable[[], None]]]:
     """While the body runs, SIGTERM is a wish to stop.
 
     Yields:
         The wish, and a function that listens for it again: connecting to Ray puts a handler of Ray's own in place.
     """
-    stop = Stop(grace_s)
+    stop = ShutdownRequest(grace_s)
     if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
         yield stop, lambda: None
         return

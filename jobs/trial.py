@@ -21,8 +21,8 @@ from pipeline import schema
 from pipeline.config.models import Config
 from pipeline.corpus.discover import Corpus
 from pipeline.flow import build_annotated, plan_run
-from pipeline.isolation.registry import start_keeper
-from pipeline.isolation.subprocess import Child, Limits
+from pipeline.isolation.registry import start_registry
+from pipeline.isolation.subprocess import Limits, WorkerSubprocess
 from pipeline.planning.forecast import Amount, Step
 from pipeline.runs.context import Job
 
@@ -47,7 +47,7 @@ def try_flow(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config,
         ChildRaisedError: the flow failed.
     """
     here = config.model_copy(update={"ray": config.ray.model_copy(update={"address": None})})
-    with tempfile.TemporaryDirectory() as folder, Child(_flow, _LIMITS, "trying the flow") as child:
+    with tempfile.TemporaryDirectory() as folder, WorkerSubprocess(_flow, _LIMITS, "trying the flow") as child:
         chunks = sorted(child.run((list(clips), bundle, here, str(Path(folder) / "out"), budget_s)))
     done = list(itertools.accumulate((Amount(*amounts) for _, *amounts in chunks), operator.add))
     return [Step(seconds, amount) for (seconds, *_), amount in zip(chunks, done, strict=True)]
@@ -69,7 +69,7 @@ def _run(request: tuple[list[dict[str, Any]], Bundle, Config, str, float]) -> It
     import ray
 
     try:
-        job, marks = Job(out, config, wanted.versions), start_keeper(out, config.storage.options)
+        job, marks = Job(out, config, wanted.versions), start_registry(out, config.storage.options)
         flow = build_annotated(plan.work, job, marks, ray_cluster.make_stages(bundle, config))
         for table in cast("Iterable[pa.Table]", flow.iter_batches(batch_size=None, batch_format="pyarrow")):
             for chunk in table.select(_COLUMNS).to_pylist():

@@ -16,7 +16,7 @@ UNEXPECTED = "unexpected"
 UNREACHABLE = "unreachable"
 #: error class of clips that we may not read: rights and credentials are mended without a change of the bytes
 NO_ACCESS = "no_access"
-TRIED_AGAIN = frozenset({UNEXPECTED, UNREACHABLE, NO_ACCESS})
+RETRYABLE = frozenset({UNEXPECTED, UNREACHABLE, NO_ACCESS})
 
 
 class FaceatlasError(Exception):
@@ -40,15 +40,15 @@ class LeaseError(OutputError):
 
 
 class ClipError(FaceatlasError):
-    """A clip cannot be used. `reason_class` is a stable word for tables, the message is for people."""
+    """A clip cannot be used. `error_class` is a stable word for tables, the message is for people."""
 
-    reason_class = "clip_error"
+    error_class = "clip_error"
 
-    def __init__(self, message: str, reason_class: str | None = None) -> None:
+    def __init__(self, message: str, error_class: str | None = None) -> None:
         super().__init__(message)
-        if reason_class is not None:
-            self.reason_class = reason_class
+        if error_class is not None:
+            self.error_class = error_class
 
     def __reduce__(self) -> tuple[type["ClipError"], tuple[str, str]]:
-        """Keep `reason_class` through pickling."""
-        return type(self), (str(self), self.reason_class)
+        """Keep `error_class` through pickling."""
+        return type(self), (str(self), self.error_class)

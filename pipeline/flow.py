@@ -12,16 +12,16 @@ from pipeline.config.models import Config, PoolConfig
 from pipeline.corpus.discover import Corpus
 from pipeline.errors import ConfigError
 from pipeline.identity.version import aggregate_version
-from pipeline.isolation.annotating import Careful
-from pipeline.isolation.registry import Marks, start_keeper
-from pipeline.isolation.shutdown import Stop
+from pipeline.isolation.annotating import IsolatedAnnotator
+from pipeline.isolation.registry import RegistryClient, start_registry
+from pipeline.isolation.shutdown import ShutdownRequest
 from pipeline.maintenance.erase import finish_forgetting
 from pipeline.observe.logging import log
 from pipeline.planning import promotion
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.planning.versions import clips_version
-from pipeline.preload import load_ahead, load_in_worker
-from pipeline.runs.accounting import Tally
+from pipeline.preload import preload, preload_in_worker
+from pipeline.runs.accounting import RunLedger
 from pipeline.runs.context import Job
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.model import Annotation, Report, Stage
@@ -58,8 +58,8 @@ def annotate(
     make_stages: Callable[[], Sequence[Stage]],
     start_ray: Callable[[], None],
     config: Config,
-    progress: Callable[[Tally], None],
-    stop: Stop | None = None,
+    progress: Callable[[RunLedger], None],
+    stop: ShutdownRequest | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Report:
     """Converge: bring the output to what is wanted.
@@ -82,7 +82,7 @@ def annotate(
         OutputError: the output cannot be written, or the flow failed; what was committed stays.
         ConfigError: a pool cannot run on this cluster.
     """
-    stop = stop or Stop(config.faults.stop_grace_s)
+    stop = stop or ShutdownRequest(config.faults.stop_grace_s)
     warn = warn or (lambda words: log(config.ray.log_level, "warning", "waiting", message=words))
     out = fs.normalise_uri(out)  # workers of a cluster may work in another folder than this process
     run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
@@ -97,8 +97,8 @@ def _annotate(
     make_stages: Callable[[], Sequence[Stage]],
     start_ray: Callable[[], None],
     config: Config,
-    progress: Callable[[Tally], None],
-    stop: Stop,
+    progress: Callable[[RunLedger], None],
+    stop: ShutdownRequest,
     warn: Callable[[str], None],
     run: str,
     held: lease.Lease,
@@ -111,26 +111,26 @@ def _annotate(
     versions = all_versions(annotation, config)
     plan = make_plan(corpus, output, versions, annotation.needs, config.decode.chunk_frames)
     seconds = {"plan": time.monotonic() - started}
-    promotion.put_first_versions(output, versions)
+    promotion.promote_first_versions(output, versions)
     drop_stale(output, plan, annotation.versions)
 
     saved, cluster = read_forecast(output, plan, annotation.versions), None
-    tally = Tally(output, plan, versions)
+    tally = RunLedger(output, plan, versions)
     progress(tally)
     begun = time.monotonic()
     if plan.work.num_rows:
         start_ray()
         # it imports Ray, which reads its environment when it is loaded
-        from pipeline.isolation.stall import telling_of_waits
+        from pipeline.isolation.stall import watch_for_stalls
 
-        marks = start_keeper(out, config.storage.options)
+        marks = start_registry(out, config.storage.options)
         # meanwhile the actors load their models
-        load_in_worker("pipeline.stages.decode", "pipeline.stages.write", "ray.data")
-        load_ahead("pipeline.identity.snapshot")
+        preload_in_worker("pipeline.stages.decode", "pipeline.stages.write", "ray.data")
+        preload("pipeline.identity.snapshot")
         job = Job(out, config, annotation.versions, run)
         counted = RunMetrics()
         counted.begin(tally)
-        with stop.draining(marks.stop), telling_of_waits(marks, warn):
+        with stop.draining(marks.stop), watch_for_stalls(marks, warn):
             stages = make_stages()
             cluster = cluster_of(stages)
             flow = build_flow(plan.work, job, marks, stages)
@@ -144,11 +144,11 @@ def _annotate(
     forecast = compare(saved, output, tally, seconds["annotate"]) if saved else None
 
     begun = time.monotonic()
-    tracks = identities = held_back = 0
-    finished = not tally.unaccounted and not stop.requested
-    if finished and not config.store.switch_early:
-        held_back = promotion.count_held_back(corpus, output, versions, annotation.needs)
-    if finished and not held_back:
+    tracks = identities = pending = 0
+    finished = not tally.missing and not stop.requested
+    if finished and not config.store.promote_early:
+        pending = promotion.count_pending(corpus, output, versions, annotation.needs)
+    if finished and not pending:
         cosine = annotation.same_person_cosine
         snapshot = aggregate_version(output, versions, config, cosine)
         from pipeline.identity import (
@@ -159,7 +159,7 @@ def _annotate(
         tracks, identities = snapshots.aggregate(out, versions, config, cosine, start_ray)
         held.check()
         before = parquet.read_current(output).get("tracks", snapshot)
-        parquet.switch_current(output, promotion.by_table(versions))
+        parquet.promote(output, promotion.by_table(versions))
         snapshots.drop_old_snapshots(output, {snapshot, before})
     seconds["aggregate"] = time.monotonic() - begun
     seconds["total"] = time.monotonic() - started
@@ -167,7 +167,7 @@ def _annotate(
         run=run,
         clips=tally.outcomes,
         wanted=corpus.clips.num_rows,
-        unaccounted=tally.unaccounted,
+        missing=tally.missing,
         frames=tally.frames,
         faces=tally.faces,
         tracks=tracks,
@@ -175,7 +175,7 @@ def _annotate(
         seconds={stage: round(s, 3) for stage, s in seconds.items()},
         quarantined=_quarantined(output, versions, corpus),
         stopped=stop.requested,
-        held_back=held_back,
+        pending=pending,
     )
     record_run(output, report, corpus, annotation, versions, config, cluster, forecast)
     return report
@@ -189,7 +189,7 @@ def with_switch_cosine(config: Config, annotation: Annotation) -> Config:
     return config.model_copy(update={"tracks": tracks})
 
 
-def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) -> "ray.data.Dataset":
+def build_flow(work: pa.Table, job: Job, marks: RegistryClient, stages: Sequence[Stage]) -> "ray.data.Dataset":
     """The Ray Dataset of a run: from work rows (plan.WORK) to accounts (write.ACCOUNT)."""
     # 4. write, CPU tasks, N chunks : their accounts
     return build_annotated(work, job, marks, stages).map_batches(
@@ -201,7 +201,7 @@ def build_flow(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) 
     )
 
 
-def build_annotated(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Stage]) -> "ray.data.Dataset":
+def build_annotated(work: pa.Table, job: Job, marks: RegistryClient, stages: Sequence[Stage]) -> "ray.data.Dataset":
     """The flow up to the annotated chunks (schema.FLOW)."""
     import ray.data
 
@@ -239,7 +239,7 @@ def build_annotated(work: pa.Table, job: Job, marks: Marks, stages: Sequence[Sta
         }
         sizes = {"size": pool.size} if pool.size else {"min_size": pool.min_size, "max_size": pool.max_size}
         flow = flow.map_batches(
-            Careful,
+            IsolatedAnnotator,
             fn_constructor_kwargs=careful,
             batch_size=config.actors.batch_chunks or (_GPU_CHUNKS if pool.gpus else _CPU_CHUNKS),
             batch_format="pyarrow",

@@ -4,13 +4,13 @@ import importlib
 import threading
 
 
-def load_ahead(*modules: str) -> None:
+def preload(*modules: str) -> None:
     """Import modules in a thread; who imports one meanwhile waits for it, and gets its exception."""
     # no daemon: an interpreter that ends in the middle of an import may abort
     threading.Thread(target=_load, args=(modules,), name="load_ahead").start()
 
 
-def load_in_worker(*modules: str) -> None:
+def preload_in_worker(*modules: str) -> None:
     """Import modules in an idle worker of the running Ray, which is the first to get a task then."""
     import ray
 

@@ -89,7 +89,7 @@ class Outcome:
     size: int | None = None
 
     @property
-    def in_order(self) -> bool:
+    def complete(self) -> bool:
         """Whether nothing has to be done."""
         return self.state in ("pulled", "unchanged", "ok")
 

@@ -31,7 +31,7 @@ hold() {
 }
 
 # what is in force in CANARY_OUT must be what was just made, even if the canary has fewer clips than before
-faceatlas annotate "$canary" "$canary_out" --bundle "$bundle" --follow-models "${options[@]}" --set store.switch_early=true
+faceatlas annotate "$canary" "$canary_out" --bundle "$bundle" --follow-models "${options[@]}" --set store.promote_early=true
 canary_versions=$(faceatlas versions list "$canary_out" --json)
 complaint=$(mktemp)
 trap 'rm -f "$complaint"' EXIT

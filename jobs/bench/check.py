@@ -13,7 +13,7 @@ from actors.weights.bundles import Bundle
 from jobs import annotate as job
 from pipeline.config.models import Config
 from pipeline.errors import FaceatlasError
-from pipeline.isolation.registry import Attempts, Marks
+from pipeline.isolation.registry import AttemptRegistry, RegistryClient
 from pipeline.planning.plan import Plan
 from pipeline.runs.context import Job
 from pipeline.stages.decode import decode_clips
@@ -41,7 +41,7 @@ def decoded(work: pa.Table, flow_job: Job, frames: int | None = None) -> Iterato
     seen = 0
     while True:
         before = seen
-        for chunk in decode_clips(work, flow_job, Marks(Attempts(flow_job.out, snapshot_s=0))):
+        for chunk in decode_clips(work, flow_job, RegistryClient(AttemptRegistry(flow_job.out, snapshot_s=0))):
             count = len(chunk["frames"][0])
             if count:
                 seen += count

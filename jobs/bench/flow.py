@@ -149,7 +149,7 @@ def _pipeline(corpus: Corpus, bundle: Bundle, config: Config) -> Report:
             config=config,
             progress=lambda tally: None,  # noqa: ARG005
         )
-    if not report.in_order:
+    if not report.complete:
         raise BenchError("the run did not end in order")
     return report
 

@@ -21,7 +21,7 @@ from jobs.options import BundleOption, ConfigOption, SetOption, exit_on_error
 from pipeline.errors import ConfigError
 
 #: words in a process's title or command line -> its role; the first that fits, of all titles it had
-_ROLES = {"Careful": "actor", "decode_packed": "tasks", "write_chunks": "tasks", "raylet/raylet": "raylet"}
+_ROLES = {"IsolatedAnnotator": "actor", "decode_packed": "tasks", "write_chunks": "tasks", "raylet/raylet": "raylet"}
 _REST = "rest of Ray"
 _MB = 1e6
 
@@ -113,7 +113,7 @@ def watch(
     sampler = Sampler(every_s)
     sampler.start()
     report = job.run(video, out, bundle, job.settings(config, assignments, None))
-    result = {"frames": report.frames, "faces": report.faces, "in_order": report.in_order, **sampler.stop()}
+    result = {"frames": report.frames, "faces": report.faces, "in_order": report.complete, **sampler.stop()}
     print(json.dumps(result))
 
 

@@ -19,7 +19,7 @@ from jobs.bench.result import JsonOption, VideoOption, setting
 from jobs.options import BundleOption, ConfigOption, SetOption, exit_on_error
 from pipeline import schema
 from pipeline.config.models import Config
-from pipeline.isolation.registry import Attempts, Marks
+from pipeline.isolation.registry import AttemptRegistry, RegistryClient
 from pipeline.runs.context import Job
 from pipeline.stages import write
 from pipeline.stages.decode import decode_clips
@@ -86,7 +86,7 @@ def _converge(video: str, bundle: Bundle, config: Config, out: str, actor: Annot
     """Do what the plan asks for, one chunk after the other."""
     work, flow_job = plan_of(video, bundle, config, out).work, Job(out, config, bundle.versions)
     frames, seconds, answers = 0, {"decode": 0.0, "actor": 0.0, "write": 0.0}, []
-    flow = decode_clips(work, flow_job, Marks(Attempts(out, snapshot_s=0)))
+    flow = decode_clips(work, flow_job, RegistryClient(AttemptRegistry(out, snapshot_s=0)))
     processor, begun = time.process_time(), time.perf_counter()
     for chunk in flow:
         decoded = time.perf_counter()

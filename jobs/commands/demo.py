@@ -45,7 +45,7 @@ def demo(folder: str, bundle: str, config: Config) -> bool:
     say_what_was_found(out, report, config.storage.options)
     write_report(out, page, options=config.storage.options)
     console.print(f"report: {page}; open it in a browser", markup=False)
-    return report.in_order
+    return report.complete
 
 
 def say_what_was_found(out: str, report: Report, options: Mapping[str, Any] | None = None) -> None:

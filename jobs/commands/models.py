@@ -142,7 +142,7 @@ def pull_models(
             say_outcome(outcome)
             outcomes.append(outcome)
     say_licences(items)
-    failed = [outcome for outcome in outcomes if not outcome.in_order]
+    failed = [outcome for outcome in outcomes if not outcome.complete]
     console.print(f"{len(outcomes) - len(failed)} of {len(outcomes)} files are in {to}")
     raise typer.Exit(1 if failed else 0)
 
@@ -172,7 +172,7 @@ def verify_models(
             say_outcome(outcome)
             outcomes.append(outcome)
     where = opened.uri if opened is not None else "the cache of this machine"
-    wrong = [outcome for outcome in outcomes if not outcome.in_order]
+    wrong = [outcome for outcome in outcomes if not outcome.complete]
     if not outcomes:
         console.print(f"nothing to verify: {where} holds no weight file")
     else:

@@ -199,7 +199,7 @@ class StoreConfig(Section):
         pattern="^float(16|32)$",
         description="Embeddings on disk; float16 halves them (relative error 5e-4).",
     )
-    switch_early: bool = Field(
+    promote_early: bool = Field(
         default=False,
         description="New versions come into force though clips outside of the corpus lack them.",
     )

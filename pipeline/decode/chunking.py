@@ -72,7 +72,7 @@ class Chunk:
         }
 
 
-class Needed:
+class DecodeWindow:
     """Up to where a clip must be decoded, if its end and the frames that are looked at are known."""
 
     def __init__(self, gaps: Sequence[tuple[int, int]], only: Collection[int] | None) -> None:

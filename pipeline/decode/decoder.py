@@ -23,7 +23,7 @@ from typing import Any
 import av
 
 from pipeline.config.models import DecodeConfig
-from pipeline.decode.chunking import Chunk, Needed, empty_row, unseen_rows
+from pipeline.decode.chunking import Chunk, DecodeWindow, empty_row, unseen_rows
 from pipeline.decode.open import Video, check_size, open_video, reason_of
 from pipeline.decode.rows import error_row
 from pipeline.decode.yuv420 import DEGREES, Upright
@@ -67,7 +67,7 @@ def decode_clip(
     """
     have = list(have)
     stored, gaps = _Intervals(have), complement(have)
-    needed = Needed(gaps, only)
+    needed = DecodeWindow(gaps, only)
     tally = _Tally()
     chunk: Chunk | None = None
     error: ClipError | None = None
@@ -108,7 +108,7 @@ def decode_clip(
     if chunk is not None and chunk.count:
         yield chunk.row(clip)
     chunk = None
-    details = {"stage": tally.stage, "error_class": error.reason_class, "message": str(error)}
+    details = {"stage": tally.stage, "error_class": error.error_class, "message": str(error)}
     yield error_row(clip, tally.sampled, details, tally.video())
 
 

@@ -28,7 +28,7 @@ from pipeline.tracking.faces import unit_embeddings
 
 
 @dataclass(frozen=True)
-class Before:
+class PreviousSnapshot:
     """What the snapshot before says.
 
     Attributes:
@@ -69,7 +69,7 @@ def cluster_tracks(
     threshold: float,
     config: IdentitiesConfig,
     *,
-    before: Before | None = None,
+    before: PreviousSnapshot | None = None,
     decisions: Sequence[Decision] = (),
     search: Search = find_neighbours,
     account: Account | None = None,
@@ -92,7 +92,7 @@ def cluster_tracks(
         Who is who. A track without embedding, or with too few faces, too low a score or quality (`config.min_*`) to
         found an identity and close to none, is in no identity.
     """
-    before, account = before or Before(), account or Account()
+    before, account = before or PreviousSnapshot(), account or Account()
     order = np.argsort(tracks["track_id"].to_numpy(zero_copy_only=False).astype(str), kind="stable")
     ordered = tracks.take(pa.array(order, pa.int64()))
     track_ids = ordered["track_id"].to_pylist()

@@ -35,7 +35,7 @@ class Decision(BaseModel):
     name: str | None = None
 
 
-def read_decisions(output: Output) -> list[Decision]:
+def read_overrides(output: Output) -> list[Decision]:
     """The decisions of an output, none if there is no file.
 
     Raises:
@@ -52,7 +52,7 @@ def read_decisions(output: Output) -> list[Decision]:
 
 def add_decision(output: Output, decision: Decision) -> None:
     """Append a decision; the file appears whole or not at all."""
-    _write(output, [*read_decisions(output), decision])
+    _write(output, [*read_overrides(output), decision])
 
 
 def _write(output: Output, decisions: Sequence[Decision]) -> None:
@@ -62,7 +62,7 @@ def _write(output: Output, decisions: Sequence[Decision]) -> None:
 
 def forget_tracks(output: Output, tracks: Collection[str]) -> None:
     """Take tracks out of all decisions; a decision that names none any more goes, and a name with it."""
-    before = read_decisions(output)
+    before = read_overrides(output)
     after = []
     for decision in before:
         left = tuple(track for track in decision.tracks if track not in tracks)
@@ -73,7 +73,7 @@ def forget_tracks(output: Output, tracks: Collection[str]) -> None:
         _write(output, after)
 
 
-def digest_decisions(decisions: Sequence[Decision]) -> str:
+def digest_overrides(decisions: Sequence[Decision]) -> str:
     """12 hex digits that change with any decision that changes clusters or names."""
     content = json.dumps([item.model_dump(mode="json") for item in decisions], sort_keys=True)
     return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.config.models import Config, IdentitiesConfig
-from pipeline.identity.assign import Before, cluster_tracks
+from pipeline.identity.assign import PreviousSnapshot, cluster_tracks
 from pipeline.identity.lineage import write_lineage
-from pipeline.identity.overrides import digest_decisions, read_decisions
+from pipeline.identity.overrides import digest_overrides, read_overrides
 from pipeline.identity.version import AGGREGATE_ALGORITHM
 from pipeline.planning.versions import digest
 from pipeline.runs.context import Job
@@ -95,12 +95,12 @@ def _make_snapshot(job: Job, output: Output, same_person_cosine: float | None) -
     tables = {name: schema.table_schema(name).empty_table() for name in TABLES[1:]}
     history: dict[str, str | int] = {}
     if same_person_cosine is not None:
-        decisions = read_decisions(output)
+        decisions = read_overrides(output)
         rule = digest(same_person_cosine, config.model_dump(mode="json"))
         old_version = parquet.read_current(output).get("identities", "none")
         old, old_lineage, before, old_history = _read_before(output, old_version)
         model = versions.get("embeddings", "none")
-        history = {"model": model, "rule": rule, "decisions": digest_decisions(decisions)}
+        history = {"model": model, "rule": rule, "decisions": digest_overrides(decisions)}
         frozen = _may_freeze(old_history, history, tracks.num_rows, config)
         history["afresh"] = old_history["afresh"] if frozen else tracks.num_rows
         search = partial(search_by_tasks, exact_up_to=config.exact_up_to, local_up_to=config.local_up_to)
@@ -108,7 +108,7 @@ def _make_snapshot(job: Job, output: Output, same_person_cosine: float | None) -
             tracks,
             same_person_cosine,
             config,
-            before=Before(old, frozenset(_every_id(old_lineage)), frozen),
+            before=PreviousSnapshot(old, frozenset(_every_id(old_lineage)), frozen),
             decisions=decisions,
             search=search,
         )

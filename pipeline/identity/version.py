@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pyarrow.compute as pc
 
 from pipeline.config.models import Config
-from pipeline.identity.overrides import digest_decisions, read_decisions
+from pipeline.identity.overrides import digest_overrides, read_overrides
 from pipeline.planning.versions import digest
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
@@ -33,5 +33,5 @@ def aggregate_version(
         config.identities.model_dump(mode="json"),
         same_person_cosine,
         corpus.hexdigest(),
-        digest_decisions(read_decisions(output)),
+        digest_overrides(read_overrides(output)),
     )

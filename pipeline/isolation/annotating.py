@@ -26,15 +26,20 @@ from pipeline import schema
 from pipeline.config.models import FaultsConfig
 from pipeline.errors import UNEXPECTED
 from pipeline.isolation import subprocess as guard
-from pipeline.isolation.registry import Mark, Marks
+from pipeline.isolation.registry import InFlightMark, RegistryClient
 from pipeline.observe import metrics
 
 
-class Careful:
+class IsolatedAnnotator:
     """An actor around an actor: maps tables of schema.FLOW to the same, whatever a chunk does to the process."""
 
     def __init__(
-        self, actor: str, arguments: Mapping[str, Any], slots: Sequence[str], marks: Marks, faults: FaultsConfig
+        self,
+        actor: str,
+        arguments: Mapping[str, Any],
+        slots: Sequence[str],
+        marks: RegistryClient,
+        faults: FaultsConfig,
     ) -> None:
         """Make the inner actor.
 
@@ -71,7 +76,7 @@ class Careful:
                 metrics.record_actor(stopwatch.report(), self._stage)
 
     def _annotate(
-        self, chunks: pa.Table, worth: list[int], marks: list[Mark], deaths: dict[int, int], failed: list[bool]
+        self, chunks: pa.Table, worth: list[int], marks: list[InFlightMark], deaths: dict[int, int], failed: list[bool]
     ) -> pa.Table:
         """The chunks with their results: `worth` are the rows with frames, `deaths` what each has done before."""
         if not any(deaths.values()) and not any(failed):
@@ -87,8 +92,8 @@ class Careful:
                 rows[i] = self._together(rows[i]) if here else self._in_a_child(rows[i], marks[i], deaths[i])
         return pa.concat_tables([rows[i] for i in range(chunks.num_rows)])
 
-    def _mark(self, row: Mapping[str, Any]) -> Mark:
-        return Mark(self._stage, row["clip_id"], row["fingerprint"], row["first"])
+    def _mark(self, row: Mapping[str, Any]) -> InFlightMark:
+        return InFlightMark(self._stage, row["clip_id"], row["fingerprint"], row["first"])
 
     def _together(self, chunks: pa.Table) -> pa.Table:
         """Annotate in this process; if that fails, one by one, so that each chunk answers for itself."""
@@ -105,23 +110,23 @@ class Careful:
                 return _failed(chunks, _raised(type(error).__name__, str(error)), None)
         return pa.concat_tables([self._together(chunks.take([i])) for i in range(chunks.num_rows)])
 
-    def _in_a_child(self, chunk: pa.Table, mark: Mark, deaths: int) -> pa.Table:
+    def _in_a_child(self, chunk: pa.Table, mark: InFlightMark, deaths: int) -> pa.Table:
         limits = guard.Limits(self._faults.annotate_limit_s, self._faults.annotate_memory_mb)
         while True:
             try:
-                child = guard.Child(self._make, limits, "annotating")
-            except (guard.ChildDiedError, guard.ChildRaisedError) as error:
+                child = guard.WorkerSubprocess(self._make, limits, "annotating")
+            except (guard.SubprocessDiedError, guard.SubprocessRaisedError) as error:
                 message = f"it killed its process {deaths} times, and a process of its own does not start: {error}"
                 return _failed(chunk, {"error_class": UNEXPECTED, "message": message}, deaths)
             with child:
                 try:
                     (result,) = child.run(chunk)
                     return result
-                except guard.ChildRaisedError as error:
+                except guard.SubprocessRaisedError as error:
                     if not breaks_device(error.kind, str(error)):
                         return _failed(chunk, _raised(error.kind, str(error)), deaths)
                     problem = {"error_class": "died", "message": f"broke the device while annotating: {error}"}
-                except guard.ChildDiedError as error:
+                except guard.SubprocessDiedError as error:
                     problem = {"error_class": error.error_class, "message": str(error)}
             deaths = self._marks.died(mark, problem["message"])
             if deaths >= self._faults.attempts:

@@ -11,19 +11,19 @@ from pipeline.decode.decoder import decode_clip
 from pipeline.decode.rows import error_row
 from pipeline.errors import UNEXPECTED
 from pipeline.isolation import subprocess as guard
-from pipeline.isolation.registry import Mark, Marks
+from pipeline.isolation.registry import InFlightMark, RegistryClient
 from pipeline.observe import metrics
 
 
-def decode_carefully(
-    row: Mapping[str, Any], config: Config, marks: Marks, only: Collection[int] | None = None
+def decode_isolated(
+    row: Mapping[str, Any], config: Config, marks: RegistryClient, only: Collection[int] | None = None
 ) -> Iterator[dict[str, Any]]:
     """As decoder.decode_clip, for a row of plan.WORK, whatever the clip does to its process.
 
     Yields nothing more once the run is to stop; the clip then has no last row, and the next run does the rest.
     """
     slots = ",".join(row["slots"])
-    mark = Mark("decode", row["clip_id"], row["fingerprint"], zlib.crc32(slots.encode()))
+    mark = InFlightMark("decode", row["clip_id"], row["fingerprint"], zlib.crc32(slots.encode()))
     have = [(interval["first"], interval["count"]) for interval in row["have"]]
     if marks.stopping():
         return
@@ -53,23 +53,23 @@ def _decode_alone(
     config: Config,
     have: Sequence[tuple[int, int]],
     only: Collection[int] | None,
-    mark: Mark,
-    marks: Marks,
+    mark: InFlightMark,
+    marks: RegistryClient,
 ) -> Iterator[dict[str, Any]]:
     limits = guard.Limits(config.faults.decode_limit_s, config.faults.decode_memory_mb)
     given, first = 0, 0
     while True:
         try:
-            with guard.Child(partial(_decoder, config), limits, "decoding") as child:
+            with guard.WorkerSubprocess(partial(_decoder, config), limits, "decoding") as child:
                 for number, chunk in enumerate(child.run((row, have, only))):
                     if number >= given:  # earlier ones came out of the attempt before
                         given, first = given + 1, chunk["first"] + chunk["count"]
                         yield chunk
             return
-        except (guard.ChildDiedError, guard.ChildRaisedError) as error:
+        except (guard.SubprocessDiedError, guard.SubprocessRaisedError) as error:
             deaths = marks.died(mark, str(error))
             if deaths >= config.faults.attempts:
-                error_class = error.error_class if isinstance(error, guard.ChildDiedError) else UNEXPECTED
+                error_class = error.error_class if isinstance(error, guard.SubprocessDiedError) else UNEXPECTED
                 details = {"stage": "decode", "error_class": error_class, "message": str(error), "attempts": deaths}
                 yield error_row(row, first, details)
                 return

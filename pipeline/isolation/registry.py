@@ -29,7 +29,7 @@ _ASK_STOP_S = 1.0  # how old the answer to "shall we stop?" may be
 
 
 @dataclass(frozen=True)
-class Mark:
+class InFlightMark:
     """What a worker works on.
 
     Attributes:
@@ -45,7 +45,7 @@ class Mark:
     part: int
 
 
-class Attempts:
+class AttemptRegistry:
     """The keeper of all marks of a run. One instance, in an actor that outlives the workers; calls come one by one."""
 
     def __init__(
@@ -60,9 +60,9 @@ class Attempts:
         """
         self._output = open_output(out, storage_options)
         self._lock = threading.Lock()
-        self._held: dict[str, set[Mark]] = {}
-        self._holder: dict[Mark, str] = {}
-        self._deaths: dict[Mark, list[str]] = {}
+        self._held: dict[str, set[InFlightMark]] = {}
+        self._holder: dict[InFlightMark, str] = {}
+        self._deaths: dict[InFlightMark, list[str]] = {}
         self._stop = False
         self._heard = time.monotonic()
         self._written: list[dict] | None = None
@@ -70,7 +70,7 @@ class Attempts:
         if snapshot_s:
             threading.Thread(target=self._snapshots, args=(snapshot_s,), daemon=True).start()
 
-    def hold(self, worker: str, marks: Sequence[Mark]) -> list[int]:
+    def hold(self, worker: str, marks: Sequence[InFlightMark]) -> list[int]:
         """A worker says what it works on from now on, and lets go of all that it held.
 
         Returns:
@@ -92,7 +92,7 @@ class Attempts:
         with self._lock:
             self._release(worker)
 
-    def died(self, mark: Mark, reason: str) -> int:
+    def died(self, mark: InFlightMark, reason: str) -> int:
         """Count a death and write it down; returns how many there are now."""
         with self._lock:
             self._deaths.setdefault(mark, []).append(reason)
@@ -145,11 +145,11 @@ class Attempts:
             if name.endswith(".json") and not name.endswith("/open.json"):
                 for entry in json.loads(output.fs.cat_file(name)):
                     reasons = entry.pop("deaths")
-                    self._deaths[Mark(**entry)] = reasons
+                    self._deaths[InFlightMark(**entry)] = reasons
         if output.exists(_OPEN):
             for entry in json.loads(output.fs.cat_file(output.path(_OPEN))):
                 # not written down as a death: a driver or a machine ends for many reasons
-                self._deaths.setdefault(Mark(**entry), ["the run ended while it was worked on"])
+                self._deaths.setdefault(InFlightMark(**entry), ["the run ended while it was worked on"])
 
     def _snapshots(self, every_s: float) -> None:
         while True:
@@ -160,14 +160,14 @@ class Attempts:
                 self._written = None  # the storage is away for a moment: again next time
 
 
-class Marks:
+class RegistryClient:
     """A worker's way to the keeper; each process speaks under a name of its own."""
 
     def __init__(self, keeper: Any) -> None:
         self._keeper = keeper
         self._asked, self._stopping = -_ASK_STOP_S, False
 
-    def hold(self, marks: Sequence[Mark]) -> list[int]:
+    def hold(self, marks: Sequence[InFlightMark]) -> list[int]:
         """See Attempts.hold; the marks must be there before the work begins, so this waits."""
         return self._call("hold", worker_name(), list(marks))
 
@@ -175,7 +175,7 @@ class Marks:
         """See Attempts.release."""
         self._send("release", worker_name())
 
-    def died(self, mark: Mark, reason: str) -> int:
+    def died(self, mark: InFlightMark, reason: str) -> int:
         """See Attempts.died."""
         return self._call("died", mark, reason)
 
@@ -232,7 +232,7 @@ def _remove(output: Output, path: str) -> None:
 # -- as a Ray actor beside the driver; Ray reads its environment when it is loaded, so not with this module ----------
 
 
-class RemoteMarks(Marks):
+class RemoteMarks(RegistryClient):
     """Marks whose keeper is a Ray actor."""
 
     def _call(self, method: str, *arguments: Any) -> Any:
@@ -244,7 +244,7 @@ class RemoteMarks(Marks):
         getattr(self._keeper, method).remote(*arguments)
 
 
-def start_keeper(out: str, storage_options: Mapping[str, Any]) -> RemoteMarks:
+def start_registry(out: str, storage_options: Mapping[str, Any]) -> RemoteMarks:
     """Start the keeper of a run on the driver's machine: whose loss ends the run, so it outlives all workers.
 
     Should the process of the keeper alone die, Ray restarts it: deaths are on the storage, open marks are those of the
@@ -255,4 +255,4 @@ def start_keeper(out: str, storage_options: Mapping[str, Any]) -> RemoteMarks:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    return RemoteMarks(ray.remote(Attempts).options(**options).remote(out, dict(storage_options)))
+    return RemoteMarks(ray.remote(AttemptRegistry).options(**options).remote(out, dict(storage_options)))

@@ -13,7 +13,7 @@ class StoppedError(FaceatlasError):
     """The run was told to stop, and ends at once. What was committed stays."""
 
 
-class Stop:
+class ShutdownRequest:
     """A wish to stop a run, as SIGTERM brings it.
 
     Attributes:

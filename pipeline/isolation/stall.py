@@ -8,15 +8,15 @@ import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.exceptions import RayError
 
-from pipeline.isolation.registry import Marks
+from pipeline.isolation.registry import RegistryClient
 
 PATIENCE_S = 60.0  # without a sign of life of any worker
 _LOOK_EVERY_S = 10.0
 
 
 @contextmanager
-def telling_of_waits(
-    marks: Marks, say: Callable[[str], None], patience_s: float = PATIENCE_S, every_s: float = _LOOK_EVERY_S
+def watch_for_stalls(
+    marks: RegistryClient, say: Callable[[str], None], patience_s: float = PATIENCE_S, every_s: float = _LOOK_EVERY_S
 ) -> Iterator[None]:
     """While the body runs a flow on the running cluster, say what it waits for, once for each such thing.
 

@@ -28,7 +28,7 @@ _STDERR = 2  # Ray keeps it as the worker's log
 Make = Callable[[], Callable[[Any], Iterable[Any]]]
 
 
-class ChildDiedError(Exception):
+class SubprocessDiedError(Exception):
     """A child process came to an end of its own. `error_class` is `died`, `hung` or `out_of_memory`."""
 
     def __init__(self, message: str, error_class: str) -> None:
@@ -36,7 +36,7 @@ class ChildDiedError(Exception):
         self.error_class = error_class
 
 
-class ChildRaisedError(Exception):
+class SubprocessRaisedError(Exception):
     """The work raised an exception in the child, which lives on. `kind` is the exception's class name."""
 
     def __init__(self, message: str, kind: str) -> None:
@@ -77,7 +77,7 @@ def timed(items: Iterator[Any], seconds: float) -> Iterator[Any]:
         yield item
 
 
-class Child:
+class WorkerSubprocess:
     """A process that does one kind of work, one request after the other; a context manager that ends it."""
 
     def __init__(self, make: Make, limits: Limits, doing: str) -> None:
@@ -129,7 +129,7 @@ class Child:
         self._process.wait()
         self._connection.close()
 
-    def __enter__(self) -> "Child":
+    def __enter__(self) -> "WorkerSubprocess":
         return self
 
     def __exit__(
@@ -147,24 +147,26 @@ class Child:
         deadline = time.monotonic() + seconds
         while not self._connection.poll(_POLL_S):
             if _resident_mb(self._process.pid) > self.limits.memory_mb:
-                raise ChildDiedError(
+                raise SubprocessDiedError(
                     f"took more than {self.limits.memory_mb} MB of memory while {self.doing}", "out_of_memory"
                 )
             if time.monotonic() > deadline:
-                raise ChildDiedError(f"hung: nothing came for {seconds:g} s while {self.doing}", "hung")
+                raise SubprocessDiedError(f"hung: nothing came for {seconds:g} s while {self.doing}", "hung")
         try:
             answer = pickle.loads(self._connection.recv_bytes())
         except (EOFError, OSError):
             raise self._death() from None
         if answer[0] == "error":
-            raise ChildRaisedError(answer[2], answer[1])
+            raise SubprocessRaisedError(answer[2], answer[1])
         return answer
 
-    def _death(self) -> ChildDiedError:
+    def _death(self) -> SubprocessDiedError:
         code = self._process.wait()
         if code >= 0:
-            return ChildDiedError(f"its process ended with exit code {code} while {self.doing}", "died")
-        return ChildDiedError(f"killed by signal {-code} ({signal.Signals(-code).name}) while {self.doing}", "died")
+            return SubprocessDiedError(f"its process ended with exit code {code} while {self.doing}", "died")
+        return SubprocessDiedError(
+            f"killed by signal {-code} ({signal.Signals(-code).name}) while {self.doing}", "died"
+        )
 
 
 def serve() -> None:

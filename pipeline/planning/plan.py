@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.corpus.discover import Corpus
 from pipeline.intervals import ClipState, complement
-from pipeline.planning.shard_diff import FORGOTTEN, QUARANTINED, ShardState, Wanted, read_shard_state
+from pipeline.planning.shard_diff import FORGOTTEN, QUARANTINED, Desired, ShardState, read_shard_state
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
 from pipeline.tables.tombstones import read_tombstones
@@ -109,7 +109,7 @@ def make_plan(
         needs: slot -> slots whose results it reads.
         chunk_frames: frames of a chunk, for the estimate of the work alone.
     """
-    wanted = Wanted(
+    wanted = Desired(
         versions, parquet.read_current(output).get("clips"), _versions_there(output, versions), chunk_frames
     )
     clips = corpus.clips.take(pc.sort_indices(corpus.clips, [("shard", "ascending")])).combine_chunks()

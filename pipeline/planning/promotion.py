@@ -17,15 +17,15 @@ def by_table(versions: Mapping[str, str]) -> dict[str, str]:
     return {schema.TABLE_OF_SLOT.get(name, name): version for name, version in versions.items()}
 
 
-def put_first_versions(output: Output, versions: Mapping[str, str]) -> None:
+def promote_first_versions(output: Output, versions: Mapping[str, str]) -> None:
     """A table's first version is in force from its first file on, so that a first run can be watched."""
     current = parquet.read_current(output)
     first = by_table(versions)
     if first["faces"] == current.get("faces", first["faces"]):
-        parquet.switch_current(output, {name: version for name, version in first.items() if name not in current})
+        parquet.promote(output, {name: version for name, version in first.items() if name not in current})
 
 
-def count_held_back(
+def count_pending(
     corpus: Corpus, output: Output, versions: Mapping[str, str], needs: Mapping[str, Sequence[str]]
 ) -> int:
     """Clips in force that the corpus does not name and that lack a wanted version: a switch would hide their rows.

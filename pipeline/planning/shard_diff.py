@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
-from pipeline.errors import TRIED_AGAIN
+from pipeline.errors import RETRYABLE
 from pipeline.intervals import END, ClipState, Interval
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
@@ -27,7 +27,7 @@ NO_FRAME = "the video has no frame in the wanted time range"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Desired:
     """What a plan asks of every shard.
 
     Attributes:
@@ -73,7 +73,7 @@ class ShardState:
 
 
 def read_shard_state(
-    output: Output, shard: str, clips: pa.Table, wanted: Wanted, tombstones: Collection[str]
+    output: Output, shard: str, clips: pa.Table, wanted: Desired, tombstones: Collection[str]
 ) -> ShardState:
     """Compare the wanted clips of a shard (schema.CLIP) with what the output holds of it."""
     recorded, complete_for = read_shard(output, "clips", wanted.versions["clips"], shard)
@@ -85,7 +85,7 @@ def read_shard_state(
     forgotten_N = are_forgotten(clips, tombstones)
     in_quarantine_N = same_N & _mask(pc.equal(found["status"], "quarantined")) & ~forgotten_N
     # a quarantined clip stays so whatever models are wanted, for its bytes are wrong; unless we or the storage were
-    retried_N = in_quarantine_N & _mask(pc.is_in(found["error_class"], value_set=pa.array(sorted(TRIED_AGAIN))))
+    retried_N = in_quarantine_N & _mask(pc.is_in(found["error_class"], value_set=pa.array(sorted(RETRYABLE))))
     early_N = same_N & _mask(are_closed_early(found))
     settled_N = same_N & (complete | in_quarantine_N) & ~retried_N & ~early_N & ~forgotten_N
     open_N = ~settled_N & ~forgotten_N
@@ -118,7 +118,7 @@ def _compare_with_footers(
     state: ShardState,
     output: Output,
     clips: pa.Table,
-    wanted: Wanted,
+    wanted: Desired,
     before: Mapping[str, np.ndarray],
     sampled_M: np.ndarray,
     totals: "_Totals",
@@ -240,7 +240,7 @@ def _states(
 class _Totals:
     """Adds up the rows of a shard's summary."""
 
-    def __init__(self, shard: str, wanted: Wanted) -> None:
+    def __init__(self, shard: str, wanted: Desired) -> None:
         self.shard, self.wanted = shard, wanted
         self.sums: dict[tuple[str, str, str | None], list[int]] = {}
 
@@ -267,7 +267,7 @@ class _Totals:
 
 def _sum_up_untouched(
     state: ShardState,
-    wanted: Wanted,
+    wanted: Desired,
     reasons: Mapping[str, np.ndarray],
     untouched_M: np.ndarray,
     sampled_M: np.ndarray,
@@ -286,7 +286,7 @@ def _sum_up_untouched(
         state.reasons.update({reason: clips} if clips else {})
 
 
-def _were_sampled_otherwise(output: Output, wanted: Wanted, shard: str, ids: pa.Array) -> np.ndarray:
+def _were_sampled_otherwise(output: Output, wanted: Desired, shard: str, ids: pa.Array) -> np.ndarray:
     """Which clips the version of `clips` in force names, if that is another one."""
     if wanted.clips_in_force in (None, wanted.versions["clips"]):
         return np.zeros(len(ids), bool)
@@ -295,7 +295,7 @@ def _were_sampled_otherwise(output: Output, wanted: Wanted, shard: str, ids: pa.
 
 
 def _sum_up_partial(
-    state: ShardState, wanted: Wanted, before: Mapping[str, np.ndarray], sampled: np.ndarray, totals: _Totals
+    state: ShardState, wanted: Desired, before: Mapping[str, np.ndarray], sampled: np.ndarray, totals: _Totals
 ) -> None:
     for i, (clip_id, there) in enumerate(state.states.items()):
         open_for = RETRIED if before[RETRIED][i] else CLOSED_EARLY if before[CLOSED_EARLY][i] else MISSING_CHUNKS

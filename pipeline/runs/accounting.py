@@ -20,7 +20,7 @@ from pipeline.tables.shard_file import are_closed_early, read_shard, write_shard
 
 
 @dataclass
-class Tally:
+class RunLedger:
     """Keeps the states of a plan's clips up to date and writes a shard's `clips` file when its last clip has ended.
 
     Attributes:
@@ -81,7 +81,7 @@ class Tally:
         return {status: self._outcomes[status] for status in (*named, *sorted(set(self._outcomes) - set(named)))}
 
     @property
-    def unaccounted(self) -> list[str]:
+    def missing(self) -> list[str]:
         """Clips that have not ended: at the end of a run there must be none."""
         return sorted(self._row_of)
 

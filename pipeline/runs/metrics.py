@@ -1,7 +1,7 @@
 """The driver's metrics of a run."""
 
 from pipeline.observe.metrics import record
-from pipeline.runs.accounting import Tally
+from pipeline.runs.accounting import RunLedger
 
 
 class RunMetrics:
@@ -12,11 +12,11 @@ class RunMetrics:
         self._outcomes: dict[str, int] = {}
         self._classes: dict[str, int] = {}
 
-    def begin(self, tally: Tally) -> None:
+    def begin(self, tally: RunLedger) -> None:
         """What was there before the run does not count."""
         self._outcomes = dict(tally.outcomes)
 
-    def add(self, tally: Tally) -> None:
+    def add(self, tally: RunLedger) -> None:
         """Record what is new."""
         record("faceatlas_frames", tally.frames - self._frames)
         record("faceatlas_faces", tally.faces - self._faces)

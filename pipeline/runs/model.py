@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config.models import PoolConfig
-from pipeline.errors import TRIED_AGAIN
+from pipeline.errors import RETRYABLE
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,20 @@ class Report:
         run: its name, also of its file in `runs/`.
         clips: outcome -> clips of the manifest.
         wanted: clips of the manifest.
-        unaccounted: clips without an outcome; a run that is in order has none.
+        missing: clips without an outcome; a run that is in order has none.
         frames, faces: committed by this run.
         tracks, identities: in the corpus.
         seconds: stage -> wall-clock seconds.
         quarantined: rows of `quarantine` for this manifest's clips.
         stopped: it was told to stop before its end.
-        held_back: clips that the output has beyond this corpus and that lack a wanted version; if there are any, the
+        pending: clips that the output has beyond this corpus and that lack a wanted version; if there are any, the
             versions in force stay, and tracks and identities are not made anew.
     """
 
     run: str
     clips: Mapping[str, int]
     wanted: int
-    unaccounted: Sequence[str]
+    missing: Sequence[str]
     frames: int
     faces: int
     tracks: int
@@ -76,14 +76,14 @@ class Report:
     seconds: Mapping[str, float] = field(default_factory=dict)
     quarantined: Sequence[Mapping[str, Any]] = ()
     stopped: bool = False
-    held_back: int = 0
+    pending: int = 0
 
     @property
-    def in_order(self) -> bool:
+    def complete(self) -> bool:
         """Whether every clip of the manifest has exactly one outcome, and none is to be tried again."""
-        return not self.unaccounted and sum(self.clips.values()) == self.wanted and not self.to_try_again
+        return not self.missing and sum(self.clips.values()) == self.wanted and not self.retryable
 
     @property
-    def to_try_again(self) -> list[Mapping[str, Any]]:
+    def retryable(self) -> list[Mapping[str, Any]]:
         """Quarantined clips that failed by a mistake of Faceatlas or of the storage; the next run tries them again."""
-        return [row for row in self.quarantined if row["error_class"] in TRIED_AGAIN]
+        return [row for row in self.quarantined if row["error_class"] in RETRYABLE]

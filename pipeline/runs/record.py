@@ -14,7 +14,7 @@ from pipeline.corpus.discover import Corpus
 from pipeline.errors import OutputError
 from pipeline.planning.forecast import against
 from pipeline.planning.plan import Plan
-from pipeline.runs.accounting import Tally
+from pipeline.runs.accounting import RunLedger
 from pipeline.storage.output import Output, write_bytes
 from pipeline.tables import parquet
 
@@ -41,7 +41,7 @@ def read_forecast(output: Output, plan: Plan, versions: Mapping[str, str]) -> di
     return saved if mine else None
 
 
-def compare(saved: Mapping[str, Any], output: Output, tally: Tally, seconds: float) -> dict[str, Any]:
+def compare(saved: Mapping[str, Any], output: Output, tally: RunLedger, seconds: float) -> dict[str, Any]:
     """A saved forecast with the list `against` of forecast and actual."""
     clips = parquet.read_version(output, "clips", tally.versions["clips"], ["clip_id", "frames", "fps", "sampled"])
     mine = clips.filter(pc.is_in(clips["clip_id"], value_set=pa.array(tally.ended, pa.string())))
@@ -113,8 +113,8 @@ def record_run(
         "versions": versions,
         "clips": report.clips,
         "wanted": report.wanted,
-        "unaccounted": list(report.unaccounted),
-        "held_back": report.held_back,
+        "unaccounted": list(report.missing),
+        "held_back": report.pending,
         "frames": report.frames,
         "faces": report.faces,
         "tracks": report.tracks,

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.decode.rows import chunks_to_table
-from pipeline.isolation.decoding import decode_carefully
-from pipeline.isolation.registry import Marks
+from pipeline.isolation.decoding import decode_isolated
+from pipeline.isolation.registry import RegistryClient
 from pipeline.observe import metrics
 from pipeline.observe.logging import ERROR_FIELDS, log
 from pipeline.runs.context import Job
@@ -31,13 +31,13 @@ def pack_work(work: pa.Table, blocks: int) -> list[dict[str, bytes]]:
     return packed
 
 
-def decode_packed(packed: pa.Table, job: Job, marks: Marks) -> Iterator[pa.Table]:
+def decode_packed(packed: pa.Table, job: Job, marks: RegistryClient) -> Iterator[pa.Table]:
     """`decode_clips` of blocks out of `pack_work`."""
     for block in packed["work"]:
         yield from decode_clips(pa.ipc.open_stream(block.as_buffer()).read_all(), job, marks)
 
 
-def decode_clips(work: pa.Table, job: Job, marks: Marks) -> Iterator[pa.Table]:
+def decode_clips(work: pa.Table, job: Job, marks: RegistryClient) -> Iterator[pa.Table]:
     """Decode the clips of some work rows (plan.WORK); yields one table of one row (schema.FLOW) per chunk.
 
     Args:
@@ -48,7 +48,7 @@ def decode_clips(work: pa.Table, job: Job, marks: Marks) -> Iterator[pa.Table]:
     for row in work.to_pylist():
         stored = _read_stored(job, row) if row["stored"] else {}
         only = set(stored["face"]["frame"].to_pylist()) if "face" in stored else None  # others have nothing to look at
-        for chunk in metrics.timed(decode_carefully(row, job.config, marks, only), "decode"):
+        for chunk in metrics.timed(decode_isolated(row, job.config, marks, only), "decode"):
             _log_decoded(chunk, row, job)
             if row["end_known"] and not chunk["count"] and chunk["error"] is None:
                 continue  # the end is on record already; this row would only say it again

@@ -240,7 +240,7 @@ def read_current(output: Output) -> dict[str, str]:
         return {}
 
 
-def switch_current(output: Output, versions: Mapping[str, str]) -> None:
+def promote(output: Output, versions: Mapping[str, str]) -> None:
     """Put versions into force, all of them in one replacement of `current.json`.
 
     Tables that are not named keep their version, unless `faces` changes: their rows belong to the old faces, so they

@@ -119,7 +119,7 @@ def place(tmp_path, monkeypatch):
     rows = rows.select(schema.slot_schema("emotions").names).cast(schema.slot_schema("emotions"))
     ledger = parquet.read_ledger(output, table, old, shard).select(parquet.LEDGER.names).cast(parquet.LEDGER)
     parquet.write_chunks(output, table, "emotions-2", shard, rows, ledger)
-    parquet.switch_current(output, {table: "emotions-2"})
+    parquet.promote(output, {table: "emotions-2"})
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -70,7 +70,7 @@ SETTINGS = ("decode.every=8", "decode.chunk_frames=8", "store.chunks_per_file=2"
 @pytest.fixture(scope="module")
 def annotated(annotate, bundle, few, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("converge") / "out")
-    assert annotate(few, out, bundle(1.0), *SETTINGS).in_order
+    assert annotate(few, out, bundle(1.0), *SETTINGS).complete
     return out
 
 
@@ -82,7 +82,7 @@ def parquet(out, *, without=()):
 def test_an_upgrade_of_one_model_leaves_all_other_tables_as_they_are(annotate, bundle, few, annotated):
     before, old = parquet(annotated), tables.read_current(open_output(annotated))["emotions"]
     report = annotate(few, annotated, bundle(2.0), *SETTINGS)
-    assert (report.in_order, report.frames) == (True, 0), "frames of the face slot: none is detected again"
+    assert (report.complete, report.frames) == (True, 0), "frames of the face slot: none is detected again"
     after = parquet(annotated, without=("clips", "quarantine"))
     added = set(after) - set(before)
     assert {path.relative_to(annotated).parts[0] for path in added} == {"emotions"}
@@ -112,7 +112,7 @@ def test_the_chunks_of_an_upgrade_span_frames_without_faces_too(annotated, annot
             mine = ledger.filter(pc.equal(ledger["clip_id"], clip["clip_id"]))
             assert pc.sum(mine["count"]).as_py() == clip["sampled"], (table, clip["key"])
     report = annotate(few, annotated, bundle(2.0), *SETTINGS)
-    assert (report.in_order, report.frames) == (True, 0)
+    assert (report.complete, report.frames) == (True, 0)
 
 
 def options(bundle_file):
@@ -150,7 +150,7 @@ def test_a_reader_beside_a_run_sees_only_whole_chunks(annotate, bundle, few, tmp
     reader.start()
     try:
         settings = ("decode.every=4", "decode.chunk_frames=4", "store.chunks_per_file=1")
-        assert annotate(few, out, bundle(1.0), *settings).in_order
+        assert annotate(few, out, bundle(1.0), *settings).complete
     finally:
         done.set()
         reader.join()
@@ -177,9 +177,9 @@ def test_a_version_that_a_part_of_the_clips_has_comes_into_force_only_on_demand(
 ):
     before = tables.read_current(open_output(annotated))
     report = annotate(few / "no_face.mp4", annotated, bundle(3.0), *SETTINGS)
-    assert (report.in_order, report.held_back) == (True, 2)
+    assert (report.complete, report.pending) == (True, 2)
     assert tables.read_current(open_output(annotated)) == before
     assert "NOT IN FORCE YET: 2 clips" in capsys.readouterr().out
-    report = annotate(few / "no_face.mp4", annotated, bundle(3.0), *SETTINGS, "store.switch_early=true")
-    assert (report.in_order, report.held_back) == (True, 0)
+    report = annotate(few / "no_face.mp4", annotated, bundle(3.0), *SETTINGS, "store.promote_early=true")
+    assert (report.complete, report.pending) == (True, 0)
     assert tables.read_current(open_output(annotated))["emotions"] != before["emotions"]

@@ -32,7 +32,7 @@ def corpus(data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def out(annotate, shared_bundle, corpus, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("exported") / "out")
-    assert annotate(corpus, folder, shared_bundle, "decode.every=9").in_order
+    assert annotate(corpus, folder, shared_bundle, "decode.every=9").complete
     return folder
 
 
@@ -167,7 +167,7 @@ def test_only_the_clip_that_is_named_and_only_frames_with_faces(out, tmp_path):
 
 def test_frames_that_cannot_be_known_are_an_error_that_says_what_to_do(annotate, shared_bundle, corpus, tmp_path):
     out = str(tmp_path / "out")
-    assert annotate(corpus / "face_noface.mov", out, shared_bundle, "decode.fps=4").in_order
+    assert annotate(corpus / "face_noface.mov", out, shared_bundle, "decode.fps=4").complete
     code, said = export(out, "--to", tmp_path / "fex.csv")
     assert code == 2
     assert "decode.fps" in said

@@ -66,7 +66,7 @@ def assert_same(one, other):
 @pytest.fixture(scope="session")
 def plain(annotate, shared_bundle, few, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("plain") / "out")
-    assert annotate(few, out, shared_bundle, "decode.every=10").in_order
+    assert annotate(few, out, shared_bundle, "decode.every=10").complete
     return out
 
 
@@ -93,13 +93,13 @@ def as_manifest(few, folder):
 @pytest.mark.parametrize("form", [as_tars, as_uri, as_manifest])
 def test_the_form_of_the_corpus_changes_nothing(form, annotate, shared_bundle, few, plain, tmp_path):
     out = str(tmp_path / "out")
-    assert annotate(form(few, tmp_path), out, shared_bundle, "decode.every=10").in_order
+    assert annotate(form(few, tmp_path), out, shared_bundle, "decode.every=10").complete
     assert_same(rows(plain), rows(out))
 
 
 def test_a_path_and_its_file_uri_are_the_same_clips(annotate, shared_bundle, few, plain):
     report = annotate(f"file://{few}", plain, shared_bundle, "decode.every=10")
-    assert (report.in_order, report.frames) == (True, 0)
+    assert (report.complete, report.frames) == (True, 0)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_path_and_its_file_uri_are_the_same_clips(annotate, shared_bundle, few
 )
 def test_batches_chunks_and_pools_change_nothing(settings, annotate, shared_bundle, few, plain, tmp_path):
     out = str(tmp_path / "out")
-    assert annotate(few, out, shared_bundle, "decode.every=10", *settings).in_order
+    assert annotate(few, out, shared_bundle, "decode.every=10", *settings).complete
     assert_same(rows(plain), rows(out))
 
 
@@ -120,7 +120,7 @@ def test_the_order_of_clips_changes_nothing(annotate, shared_bundle, few, plain,
     lines = ["uri,key", *(f"{few / name},{name.split('.')[0]}" for name in reversed(NAMES))]
     (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
     out = str(tmp_path / "out")
-    assert annotate(tmp_path / "list.csv", out, shared_bundle, "decode.every=10").in_order
+    assert annotate(tmp_path / "list.csv", out, shared_bundle, "decode.every=10").complete
     assert_same(rows(plain), rows(out))
 
 
@@ -128,7 +128,7 @@ def test_detection_in_one_pool_and_the_rest_in_another_changes_nothing(annotate,
     detection = "{slots: [face], size: 1, gpus: 0.5, cpus: 0.5}"
     pools = f"actors.pools=[{detection}, {{min_size: 1, max_size: 2, gpus: 0.25, cpus: 0.5}}]"
     out = str(tmp_path / "out")
-    assert annotate(few, out, shared_bundle, "decode.every=10", pools).in_order
+    assert annotate(few, out, shared_bundle, "decode.every=10", pools).complete
     assert_same(rows(plain), rows(out))
 
 
@@ -139,7 +139,7 @@ def test_a_lost_table_file_is_computed_again_from_the_stored_boxes(annotate, pla
     faces = {path: path.read_bytes() for path in (out / "faces").rglob("*.parquet")}
     for path in [*(out / "landmarks").rglob("*.parquet"), *(out / "clips").rglob("*.parquet")]:
         path.unlink()
-    assert annotate(few, out, shared_bundle, "decode.every=10").in_order
+    assert annotate(few, out, shared_bundle, "decode.every=10").complete
     after = pipeline.read_table(str(out), "landmarks").sort_by([("clip_id", "ascending"), ("frame", "ascending")])
     assert after["frame"].equals(before["frame"])
     difference = (
@@ -163,6 +163,6 @@ def test_a_killed_run_is_finished_by_the_next_without_loss_or_double(annotate, s
     assert run.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     written = len(list(out.glob("faces/**/*.parquet")))
     report = annotate(few, out, shared_bundle, "decode.every=10", "store.chunks_per_file=1", "decode.chunk_frames=2")
-    assert report.in_order
+    assert report.complete
     assert 0 < written < len(list(out.glob("faces/**/*.parquet")))
     assert_same(rows(plain), rows(str(out)))

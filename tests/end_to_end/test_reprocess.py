@@ -55,8 +55,8 @@ def place(annotate, tmp_path_factory):
     for name, anger in (("v1", 0.1), ("v2", 0.8)):  # a difference of 0.7 in two emotions of seven
         bundle["models"]["emotions"] = {"factory": "moods:same", "input": "crops112", "parameters": {"anger": anger}}
         (place / f"{name}.yaml").write_text(yaml.safe_dump(bundle))
-    assert annotate(place / "clips", place / "out", str(place / "v1.yaml")).in_order
-    assert annotate(place / "canary", place / "canary_out", str(place / "v1.yaml")).in_order
+    assert annotate(place / "clips", place / "out", str(place / "v1.yaml")).complete
+    assert annotate(place / "canary", place / "canary_out", str(place / "v1.yaml")).complete
     (place / "canary" / "old.mp4").unlink()  # the canary's output may hold more than the canary
     return place
 
@@ -115,7 +115,7 @@ def test_a_question_without_an_answer_is_held_too(place, reprocess, tmp_path):
     strange = tmp_path / "strange"
     shutil.copytree(place / "canary_out", strange)
     output = open_output(str(strange))
-    parquet.switch_current(output, {"emotions": "0123456789ab"})
+    parquet.promote(output, {"emotions": "0123456789ab"})
     shutil.copytree(next((strange / "emotions").iterdir()), strange / "emotions" / "version=0123456789ab")
     code, text = reprocess("emotions mean_delta=0.3", strange)
     assert (code, "exit code 2 of versions diff" in text) == (3, True), text

@@ -4,12 +4,12 @@ import time
 
 import pytest
 
-from pipeline.isolation.registry import Mark, start_keeper
+from pipeline.isolation.registry import InFlightMark, start_registry
 
 
 @pytest.fixture
 def marks(local_ray, tmp_path):
-    return start_keeper(str(tmp_path / "out"), {})
+    return start_registry(str(tmp_path / "out"), {})
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def too_large(local_ray):
 
 
 def said_in(seconds, marks, during=lambda: None):
-    from pipeline.isolation.stall import telling_of_waits
+    from pipeline.isolation.stall import watch_for_stalls
 
     said, ends = [], time.monotonic() + seconds
-    with telling_of_waits(marks, said.append, patience_s=1.0, every_s=0.2):
+    with watch_for_stalls(marks, said.append, patience_s=1.0, every_s=0.2):
         while time.monotonic() < ends and not said:
             during()
             time.sleep(0.2)
@@ -48,7 +48,7 @@ def test_what_finds_no_room_is_said_once_with_what_to_do(marks, too_large):
 
 def test_a_run_whose_workers_are_at_work_is_not_said_to_wait(marks, too_large):
     too_large()
-    mark = Mark("decode", "clip", None, 0)
+    mark = InFlightMark("decode", "clip", None, 0)
     assert said_in(3, marks, during=lambda: marks.hold([mark])) == []
 
 

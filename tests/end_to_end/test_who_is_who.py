@@ -21,7 +21,7 @@ from pipeline.config.models import load_config
 from pipeline.identity import snapshot as snapshots
 from pipeline.identity.knn import exact_neighbours, to_grid
 from pipeline.identity.knn_tasks import search_by_tasks
-from pipeline.identity.overrides import Decision, add_decision, read_decisions
+from pipeline.identity.overrides import Decision, add_decision, read_overrides
 from pipeline.identity.version import aggregate_version
 from pipeline.schema import CLIPS, slot_schema
 from pipeline.storage.output import open_output
@@ -73,9 +73,7 @@ def snapshot(output, *assignments, embeddings="e1"):
     version = aggregate_version(output, slots, config, COSINE)
     versions = slots | dict.fromkeys(snapshots.TABLES, version)
     snapshots.aggregate(output.root, versions, config, COSINE, lambda: None)
-    parquet.switch_current(
-        output, {"faces": "f1", "embeddings": embeddings, **dict.fromkeys(snapshots.TABLES, version)}
-    )
+    parquet.promote(output, {"faces": "f1", "embeddings": embeddings, **dict.fromkeys(snapshots.TABLES, version)})
     tracks = parquet.read_table(output.root, "tracks").to_pylist()
     tracks.sort(key=lambda row: (row["clip_id"], row["track_id"]))
     return {row["clip_id"]: row["identity_id"] for row in tracks}
@@ -184,7 +182,7 @@ def test_a_word_that_makes_no_sense_is_refused(local_ray, tmp_path, command, mes
     code, said = faceatlas(*(known.get(word, word) for word in command))
     assert code == 2
     assert message in said
-    assert not read_decisions(output)
+    assert not read_overrides(output)
 
 
 def test_identities_are_scored_against_a_truth(local_ray, tmp_path):

@@ -105,7 +105,7 @@ def write_output(folder, names=("videos", "out")):
     bad = {name: broken[name] for name in ("clip_id", "uri", "shard", "fingerprint")}
     bad |= {"stage": "decode", "error_class": "truncated", "message": broken["reason"], "attempts": 1}
     write_shard(output, "quarantine", CLIPS_VERSION, "s0", pa.Table.from_pylist([bad], schema=schema.QUARANTINE))
-    parquet.switch_current(output, {"faces": VERSIONS["face"], "clips": CLIPS_VERSION})
+    parquet.promote(output, {"faces": VERSIONS["face"], "clips": CLIPS_VERSION})
     _write_people(output, tables)
     _write_run(output)
     return str(out)
@@ -149,7 +149,7 @@ def write_snapshot(output, tracks, people, pairs):
         )
     current = {schema.TABLE_OF_SLOT[slot]: version for slot, version in VERSIONS.items()}
     current |= dict.fromkeys(("tracks", "identities", "ambiguous_pairs", "lineage"), "snap")
-    parquet.switch_current(output, current | {"clips": CLIPS_VERSION, "quarantine": CLIPS_VERSION})
+    parquet.promote(output, current | {"clips": CLIPS_VERSION, "quarantine": CLIPS_VERSION})
 
 
 def _write_run(output):

@@ -15,7 +15,7 @@ from jobs import annotate
 from jobs.commands import demo
 from pipeline.config.models import load_config
 from pipeline.corpus.discover import read_corpus
-from pipeline.isolation.registry import Attempts, Mark
+from pipeline.isolation.registry import AttemptRegistry, InFlightMark
 
 SLOTS = "face,landmarks,pose,emotions,embeddings,gaze"  # of the bundle tiny
 
@@ -38,8 +38,8 @@ settings = ["decode.every=2", "decode.chunk_frames=4", "ray.log_level=debug"]
 settings += ["decode.resources={decode: 1}", "actors.resources={annotate: 1}"]
 config = load_config(None, settings, {})
 clip = read_corpus(str(folder / "corpus"), config).clips.to_pylist()[0]
-mark = Mark("decode", clip["clip_id"], clip["fingerprint"], zlib.crc32(SLOTS.encode()))
-Attempts(str(folder / "tables"), snapshot_s=0).died(mark, "killed by signal 9 (SIGKILL) while decoding")
+mark = InFlightMark("decode", clip["clip_id"], clip["fingerprint"], zlib.crc32(SLOTS.encode()))
+AttemptRegistry(str(folder / "tables"), snapshot_s=0).died(mark, "killed by signal 9 (SIGKILL) while decoding")
 print(port, flush=True)
 sys.stdin.readline()
 annotate.run(str(folder / "corpus"), str(folder / "tables"), "tiny", config)

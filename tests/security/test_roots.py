@@ -8,8 +8,8 @@ from pipeline.config.models import Config, load_config
 from pipeline.corpus.allowlist import is_allowed
 from pipeline.corpus.discover import read_corpus
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.isolation.decoding import decode_carefully
-from pipeline.isolation.registry import Attempts, Marks
+from pipeline.isolation.decoding import decode_isolated
+from pipeline.isolation.registry import AttemptRegistry, RegistryClient
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_the_worker_asks_again_before_it_opens_a_file(corpus):
     (clip,) = (row for row in read_corpus(str(corpus / "open"), Config()).clips.to_pylist() if row["key"] == "a")
     (corpus / "open" / "a.mkv").unlink()
     (corpus / "open" / "a.mkv").symlink_to(corpus / "closed" / "a.mkv")
-    marks = Marks(Attempts(str(corpus / "out"), snapshot_s=0))
-    (row,) = decode_carefully({**clip, "slots": ["face"], "have": []}, allowing(corpus / "open"), marks)
+    marks = RegistryClient(AttemptRegistry(str(corpus / "out"), snapshot_s=0))
+    (row,) = decode_isolated({**clip, "slots": ["face"], "have": []}, allowing(corpus / "open"), marks)
     assert (row["count"], row["error"]["error_class"]) == (0, "forbidden")
 
 

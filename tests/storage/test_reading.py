@@ -11,7 +11,7 @@ from pipeline.config.models import Config, DecodeConfig
 from pipeline.corpus import tar_index
 from pipeline.corpus.discover import read_corpus
 from pipeline.decode.decoder import decode_clip
-from pipeline.errors import TRIED_AGAIN, ClipError
+from pipeline.errors import RETRYABLE, ClipError
 from pipeline.storage import fs as files
 from pipeline.storage.output import open_output, write_bytes
 from pipeline.tables import parquet
@@ -85,14 +85,14 @@ def test_a_storage_that_does_not_answer_is_not_the_clips_fault(clip_row):
     options = {"endpoint_url": "http://127.0.0.1:9", "anon": True, "config_kwargs": {"retries": {"max_attempts": 0}}}
     with pytest.raises(ClipError) as error:
         files.open_clip(clip_row("s3://bucket/video.mp4"), options)
-    assert error.value.reason_class == "unreachable"
+    assert error.value.error_class == "unreachable"
 
 
 def test_an_object_that_may_not_be_read_is_tried_again(put, s3, clip_row):
     uri = put("private.mp4", b"bytes")
     with pytest.raises(ClipError, match=f"no permission to read {uri}") as error:
         files.open_clip(clip_row(uri), {"endpoint_url": s3["endpoint_url"], "anon": True})
-    assert error.value.reason_class in TRIED_AGAIN
+    assert error.value.error_class in RETRYABLE
 
 
 @pytest.mark.parametrize("when", ["never", "later"])
@@ -116,7 +116,7 @@ def test_a_tar_that_may_not_be_read_is_no_damaged_tar_and_is_tried_again(put, s3
     assert (refused["uri"], refused["offset"]) == (uri, None)
     last = list(decode_clip(refused, DecodeConfig(), stranger if when == "never" else s3))[-1]
     assert last["error"]["error_class"] == "no_access"
-    assert "no_access" in TRIED_AGAIN
+    assert "no_access" in RETRYABLE
     found = read(s3)
     assert found["member"] == "clip.mp4"
     assert list(decode_clip(found, DecodeConfig(), s3))[-1]["error"] is None
@@ -132,7 +132,7 @@ def test_a_damaged_tar_on_s3_is_the_clips_fault(put, s3, bucket):
 def test_an_object_that_is_not_there_is_the_clips_fault(s3, bucket, clip_row):
     with pytest.raises(ClipError) as error:
         files.open_clip(clip_row(f"s3://{bucket}/absent.mp4"), s3)
-    assert error.value.reason_class == "missing_file"
+    assert error.value.error_class == "missing_file"
 
 
 def test_ten_thousand_objects_are_listed(s3, bucket, faulty):

@@ -101,7 +101,7 @@ def test_one_file_that_the_hub_lacks_does_not_keep_the_others_back(pyfeat, tmp_p
     del pyfeat.files[ARCFACE]
     pyfeat.files["py-feat/arcface_r50/readme"] = b""
     outcomes = {outcome.path: outcome for outcome in pull(published("pyfeat"), str(tmp_path / "mirror"))}
-    assert {path for path, outcome in outcomes.items() if not outcome.in_order} == {ARCFACE}
+    assert {path for path, outcome in outcomes.items() if not outcome.complete} == {ARCFACE}
     assert "arcface_r50.safetensors" in outcomes[ARCFACE].message
 
 

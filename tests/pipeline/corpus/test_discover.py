@@ -372,5 +372,5 @@ def test_clip_that_cannot_be_opened(tmp_path, clip_row, columns, kind):
     clip = clip_row(tmp_path / columns.pop("uri", "gone"), **columns)
     with pytest.raises(ClipError) as error:
         files.open_clip(clip)
-    assert error.value.reason_class == kind
+    assert error.value.error_class == kind
     assert "Errno" not in str(error.value)

@@ -9,9 +9,9 @@ import pytest
 
 from pipeline import schema
 from pipeline.config.models import Config, FaultsConfig
-from pipeline.isolation.annotating import Careful
-from pipeline.isolation.decoding import decode_carefully
-from pipeline.isolation.registry import Attempts, Mark, Marks
+from pipeline.isolation.annotating import IsolatedAnnotator
+from pipeline.isolation.decoding import decode_isolated
+from pipeline.isolation.registry import AttemptRegistry, InFlightMark, RegistryClient
 
 HERE = Path(__file__).parent
 FAULTS = FaultsConfig(decode_limit_s=2, annotate_limit_s=20)
@@ -26,7 +26,7 @@ def importable(monkeypatch):
 
 @pytest.fixture
 def attempts(tmp_path):
-    return Attempts(str(tmp_path / "out"), snapshot_s=0)
+    return AttemptRegistry(str(tmp_path / "out"), snapshot_s=0)
 
 
 # -- annotating -------------------------------------------------------------------------------------------------------
@@ -50,9 +50,11 @@ def annotate(attempts, tmp_path):
     def run(chunks, deaths=()):
         for first, number in dict(deaths).items():
             for _ in range(number):
-                attempts.died(Mark("annotate:face", f"clip{first}", "1", first), "its worker died")
+                attempts.died(InFlightMark("annotate:face", f"clip{first}", "1", first), "its worker died")
         log = tmp_path / "log"
-        rows = Careful("workloads:Marker", {"log": str(log)}, ["face"], Marks(attempts), FAULTS)(chunks)
+        rows = IsolatedAnnotator("workloads:Marker", {"log": str(log)}, ["face"], RegistryClient(attempts), FAULTS)(
+            chunks
+        )
         assert rows.schema == chunks.schema
         return rows.to_pylist(), [line.split(" ", 1) for line in log.read_text().splitlines()]
 
@@ -120,7 +122,7 @@ def test_rows_that_failed_in_an_earlier_pool_pass_by(annotate):
 
 def test_nothing_is_held_afterwards(annotate, attempts):
     annotate(flow(0, 2000), {0: 1})
-    assert attempts.hold("another", [Mark("annotate:face", "clip2000", "1", 2000)]) == [0]
+    assert attempts.hold("another", [InFlightMark("annotate:face", "clip2000", "1", 2000)]) == [0]
 
 
 # -- decoding ---------------------------------------------------------------------------------------------------------
@@ -135,9 +137,9 @@ def decode(attempts, clip_row):
 
         row = clip_row(uri, slots=["face"], have=[], fingerprint="1") | row
         for _ in range(deaths):
-            attempts.died(Mark("decode", row["clip_id"], "1", zlib.crc32(b"face")), "its worker died")
+            attempts.died(InFlightMark("decode", row["clip_id"], "1", zlib.crc32(b"face")), "its worker died")
         config = Config.model_validate({"decode": {"chunk_frames": 4}, "faults": FAULTS.model_dump()})
-        return list(decode_carefully(row, config, Marks(attempts)))
+        return list(decode_isolated(row, config, RegistryClient(attempts)))
 
     return run
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.isolation.registry import Attempts, Mark, Marks, forget, worker_name
+from pipeline.isolation.registry import AttemptRegistry, InFlightMark, RegistryClient, forget, worker_name
 from pipeline.storage.output import open_output
 
-A, B = Mark("decode", "a" * 16, "1", 0), Mark("annotate:face", "b" * 16, "1", 32)
+A, B = InFlightMark("decode", "a" * 16, "1", 0), InFlightMark("annotate:face", "b" * 16, "1", 32)
 
 
 @pytest.fixture
@@ -17,20 +17,20 @@ def out(tmp_path):
 
 
 def test_what_nobody_holds_is_no_suspect(out):
-    attempts = Attempts(out, snapshot_s=0)
+    attempts = AttemptRegistry(out, snapshot_s=0)
     assert attempts.hold("one", [A, B]) == [0, 0]
     assert attempts.hold("one", [A, B]) == [0, 0]  # it asks again itself, so it lives
 
 
 def test_what_a_dead_worker_held_is_a_suspect_and_its_neighbours_are_not(out):
-    attempts = Attempts(out, snapshot_s=0)
+    attempts = AttemptRegistry(out, snapshot_s=0)
     attempts.hold("one", [A])
     assert attempts.hold("two", [A, B]) == [1, 0]
     assert attempts.hold("three", [A]) == [2]
 
 
 def test_what_was_released_or_left_for_other_work_is_no_suspect(out):
-    attempts = Attempts(out, snapshot_s=0)
+    attempts = AttemptRegistry(out, snapshot_s=0)
     attempts.hold("one", [A])
     attempts.release("one")
     assert attempts.hold("two", [A]) == [0]
@@ -39,30 +39,30 @@ def test_what_was_released_or_left_for_other_work_is_no_suspect(out):
 
 
 def test_deaths_outlive_the_keeper(out):
-    attempts = Attempts(out, snapshot_s=0)
+    attempts = AttemptRegistry(out, snapshot_s=0)
     attempts.hold("one", [A])
     attempts.hold("two", [A])
     attempts.died(A, "killed by signal 11 (SIGSEGV) while decoding")
-    again = Attempts(out, snapshot_s=0)
+    again = AttemptRegistry(out, snapshot_s=0)
     assert again.hold("three", [A]) == [2]
-    other_bytes = Mark(A.stage, A.clip_id, "2", A.part)
+    other_bytes = InFlightMark(A.stage, A.clip_id, "2", A.part)
     assert again.hold("three", [other_bytes]) == [0]
 
 
 def test_what_was_held_when_all_ended_is_met_with_care_once(out):
-    attempts = Attempts(out, snapshot_s=0)
+    attempts = AttemptRegistry(out, snapshot_s=0)
     attempts.hold("one", [A])
     attempts.snapshot()
-    again = Attempts(out, snapshot_s=0)
+    again = AttemptRegistry(out, snapshot_s=0)
     assert again.hold("two", [A, B]) == [1, 0]
     again.finish([])
-    assert Attempts(out, snapshot_s=0).hold("three", [A]) == [0]
+    assert AttemptRegistry(out, snapshot_s=0).hold("three", [A]) == [0]
 
 
 def test_snapshots_are_taken_without_being_asked(out):
     import time
 
-    attempts = Attempts(out, snapshot_s=0.05)
+    attempts = AttemptRegistry(out, snapshot_s=0.05)
     attempts.hold("one", [A])
     file = Path(out, "attempts", "open.json")
     deadline = time.monotonic() + 10
@@ -73,18 +73,18 @@ def test_snapshots_are_taken_without_being_asked(out):
 
 
 def test_clips_with_an_outcome_leave_nothing_behind(out):
-    attempts = Attempts(out, snapshot_s=0)
+    attempts = AttemptRegistry(out, snapshot_s=0)
     for mark in (A, B):
         attempts.died(mark, "its worker died")
     attempts.snapshot()
     attempts.finish([A.clip_id])
     assert [path.name for path in Path(out, "attempts").iterdir()] == [f"{B.clip_id}.json"]
     forget(open_output(out), [B.clip_id, "never seen"])
-    assert Attempts(out, snapshot_s=0).hold("one", [A, B]) == [0, 0]
+    assert AttemptRegistry(out, snapshot_s=0).hold("one", [A, B]) == [0, 0]
 
 
 def test_workers_learn_that_the_run_is_to_stop(out):
-    marks = Marks(Attempts(out, snapshot_s=0))
+    marks = RegistryClient(AttemptRegistry(out, snapshot_s=0))
     assert not marks.stopping()
     marks.stop()
     assert not marks.stopping()  # asked less than a second ago

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.isolation.subprocess import Child, ChildDiedError, ChildRaisedError, Limits, timed
+from pipeline.isolation.subprocess import Limits, SubprocessDiedError, SubprocessRaisedError, WorkerSubprocess, timed
 
 LIMITS = Limits(item_s=2.0, memory_mb=400)
 
@@ -22,7 +22,7 @@ def workloads(monkeypatch):
 
 
 def test_a_child_answers_several_requests(workloads):
-    with Child(workloads.counting, LIMITS, "counting") as child:
+    with WorkerSubprocess(workloads.counting, LIMITS, "counting") as child:
         assert list(child.run(3)) == [0, 1, 2]
         assert list(child.run(0)) == []
         assert list(child.run(100)) == list(range(100))
@@ -40,7 +40,7 @@ def test_a_child_answers_several_requests(workloads):
 )
 def test_how_a_child_ends_is_told_after_its_items(workloads, what, error_class, words):
     got = []
-    with Child(workloads.deadly, LIMITS, "testing") as child, pytest.raises(ChildDiedError) as death:  # noqa: PT012
+    with WorkerSubprocess(workloads.deadly, LIMITS, "testing") as child, pytest.raises(SubprocessDiedError) as death:  # noqa: PT012
         for item in child.run(what):
             got.append(item)  # noqa: PERF402
     assert got == ["first", "second"]
@@ -48,22 +48,22 @@ def test_how_a_child_ends_is_told_after_its_items(workloads, what, error_class, 
 
 
 def test_a_child_lives_on_after_an_exception(workloads):
-    with Child(workloads.deadly, LIMITS, "testing") as child:
-        with pytest.raises(ChildRaisedError, match="asked to") as raised:
+    with WorkerSubprocess(workloads.deadly, LIMITS, "testing") as child:
+        with pytest.raises(SubprocessRaisedError, match="asked to") as raised:
             list(child.run("raise"))
         assert raised.value.kind == "ValueError"
         assert list(child.run("nothing")) == ["first", "second"]
 
 
 def test_a_child_that_cannot_be_made_says_why(workloads):
-    with pytest.raises(ChildRaisedError, match="cannot be made"):
-        Child(workloads.broken, LIMITS, "testing")
+    with pytest.raises(SubprocessRaisedError, match="cannot be made"):
+        WorkerSubprocess(workloads.broken, LIMITS, "testing")
 
 
 def test_a_child_ends_with_its_parent(workloads):
     program = (
         "import workloads; from pipeline.isolation.subprocess import *\n"
-        "child = Child(workloads.sleeping_forever, Limits(60, 400), 'testing')\n"
+        "child = WorkerSubprocess(workloads.sleeping_forever, Limits(60, 400), 'testing')\n"
         "print(next(child.run(0)), flush=True)\n"
         "import os; os.kill(os.getpid(), 9)"
     )

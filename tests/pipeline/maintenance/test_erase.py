@@ -13,10 +13,10 @@ from pipeline import schema
 from pipeline.config.models import Config
 from pipeline.corpus.discover import Corpus
 from pipeline.errors import ConfigError
-from pipeline.identity.overrides import Decision, add_decision, read_decisions
+from pipeline.identity.overrides import Decision, add_decision, read_overrides
 from pipeline.maintenance import erase, quarantine
 from pipeline.planning.plan import make_plan
-from pipeline.runs.accounting import Tally
+from pipeline.runs.accounting import RunLedger
 from pipeline.runs.context import Job
 from pipeline.stages import write
 from pipeline.storage import fs
@@ -68,7 +68,7 @@ def flow_row(clip, first):
 @pytest.fixture
 def output(tmp_path):
     output = open_output(str(tmp_path / "out"))
-    tally = Tally(output, make_plan(corpus(), output, VERSIONS, NEEDS), VERSIONS)
+    tally = RunLedger(output, make_plan(corpus(), output, VERSIONS, NEEDS), VERSIONS)
     rows = [flow_row(clip, first) for first in (0, 2) for clip in CLIPS]  # two files, each with chunks of both clips
     for at in (0, 2):
         table = pa.Table.from_pylist(rows[at : at + 2], schema=schema.FLOW)
@@ -126,7 +126,7 @@ def output(tmp_path):
     for person, name in enumerate(("Ada", "Bob")):
         tracks_of = tuple(f"{clip}-track{person}" for clip in CLIPS)
         add_decision(output, Decision(kind="name", tracks=tracks_of, name=name))
-    parquet.switch_current(output, {**by_table, **snapshot})
+    parquet.promote(output, {**by_table, **snapshot})
     record = {"run": "r", "versions": VERSIONS, "ignored": [uri("aaaa1111") + ".txt"], "unaccounted": ["aaaa1111"]}
     write_bytes(output, "runs/r.json", json.dumps(record).encode())
     write_bytes(output, "faces/version=f1/shard=s/.left.parquet.1.tmp", b"aaaa1111")
@@ -219,8 +219,8 @@ def test_a_rerun_does_not_bring_a_forgotten_clip_back_and_the_totals_add_up(outp
     erase.forget_clip(output, "aaaa1111")
     plan = replan(output)
     assert plan.work.num_rows == 0
-    tally = Tally(output, plan, VERSIONS)
-    assert (tally.outcomes, tally.unaccounted) == ({"done": 1, "empty": 0, "quarantined": 0, "forgotten": 1}, [])
+    tally = RunLedger(output, plan, VERSIONS)
+    assert (tally.outcomes, tally.missing) == ({"done": 1, "empty": 0, "quarantined": 0, "forgotten": 1}, [])
     newer = make_plan(corpus(), output, {**VERSIONS, "face": "f2", "landmarks": "l2", "embeddings": "e2"}, NEEDS)
     assert newer.work["clip_id"].to_pylist() == ["bbbb2222"]
 
@@ -290,7 +290,7 @@ def test_quarantined_clips_are_listed_and_tried_again(output):
     rows = longer.clips.to_pylist()
     rows[2] |= {"clip_id": "cccc3333", "uri": uri("cccc3333")}
     longer = Corpus(pa.Table.from_pylist(rows, schema=schema.CLIP), [])
-    tally = Tally(output, make_plan(longer, output, VERSIONS, NEEDS), VERSIONS)
+    tally = RunLedger(output, make_plan(longer, output, VERSIONS, NEEDS), VERSIONS)
     error = {"stage": "decode", "error_class": "truncated", "message": "cut off"}
     account = {"clip_id": "cccc3333", "slots": list(SLOTS), "first": 0, "count": 0, "faces": 0, "last": True}
     tally.add(pa.Table.from_pylist([{**account, "video": None, "error": error}], schema=ACCOUNT))
@@ -306,7 +306,7 @@ def test_quarantined_clips_are_listed_and_tried_again(output):
 
 def test_a_forgotten_persons_name_pairs_and_lineage_go_and_those_of_others_stay(output):
     erase.forget_identity(output, "person0")
-    assert [decision.name for decision in read_decisions(output)] == ["Bob"]
+    assert [decision.name for decision in read_overrides(output)] == ["Bob"]
     assert parquet.read_version(output, "ambiguous_pairs", "t1").num_rows == 0
     assert parquet.read_version(output, "lineage", "t1").num_rows == 0
     assert b"person0" not in all_bytes(output)
@@ -314,7 +314,7 @@ def test_a_forgotten_persons_name_pairs_and_lineage_go_and_those_of_others_stay(
 
 def test_of_a_forgotten_clip_decisions_lose_its_tracks_alone(output):
     erase.forget_clip(output, "aaaa1111")
-    assert [(d.name, d.tracks) for d in read_decisions(output)] == [
+    assert [(d.name, d.tracks) for d in read_overrides(output)] == [
         ("Ada", ("bbbb2222-track0",)),
         ("Bob", ("bbbb2222-track1",)),
     ]

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pipeline import schema
 from pipeline.corpus.discover import Corpus
 from pipeline.planning.plan import make_plan
-from pipeline.runs.accounting import Tally
+from pipeline.runs.accounting import RunLedger
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
@@ -74,7 +74,7 @@ def measure(output, corpus):
     seconds, cpu = time.monotonic() - begun, time.process_time() - cpu
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     begun = time.monotonic()
-    tally = Tally(output, plan, VERSIONS)
+    tally = RunLedger(output, plan, VERSIONS)
     return {
         "clips": corpus.clips.num_rows,
         "plan_s": round(seconds, 1),

@@ -9,7 +9,7 @@ from pipeline import schema
 from pipeline.corpus.discover import Corpus
 from pipeline.intervals import END, ClipState, complement
 from pipeline.planning.plan import make_plan
-from pipeline.runs.accounting import Tally
+from pipeline.runs.accounting import RunLedger
 from pipeline.stages.write import ACCOUNT
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
@@ -77,8 +77,8 @@ def test_a_finished_clip_needs_nothing_and_its_shard_file_is_written_from_the_fo
         commit(output, slot, "a", 0, 40, last=True)
     plan = make_plan(corpus("a"), output, VERSIONS, NEEDS)
     assert plan.work.num_rows == 0
-    tally = Tally(output, plan, VERSIONS)
-    assert (tally.outcomes["done"], tally.unaccounted) == (1, [])
+    tally = RunLedger(output, plan, VERSIONS)
+    assert (tally.outcomes["done"], tally.missing) == (1, [])
     rows, versions = read_shard(output, "clips", "c1", "s")
     assert (rows["frames"].to_pylist(), versions) == ([40], {"face": "f1", "landmarks": "l1"})
 
@@ -86,7 +86,7 @@ def test_a_finished_clip_needs_nothing_and_its_shard_file_is_written_from_the_fo
 def test_a_new_version_of_one_slot_leaves_the_others_alone(output):
     for slot in ("face", "landmarks"):
         commit(output, slot, "a", 0, 40, last=True)
-    Tally(output, make_plan(corpus("a"), output, VERSIONS, NEEDS), VERSIONS)
+    RunLedger(output, make_plan(corpus("a"), output, VERSIONS, NEEDS), VERSIONS)
     plan = make_plan(corpus("a"), output, {**VERSIONS, "landmarks": "l2"}, NEEDS)
     assert list(work(plan)) == [("a", "landmarks")]
     assert plan.reasons == {"new version of landmarks": 1}
@@ -107,7 +107,7 @@ def test_a_clip_that_another_corpus_named_stays_in_its_shard(output):
     for clip in ("a", "b"):
         for slot in ("face", "landmarks"):
             commit(output, slot, clip, 0, 40, last=True)
-        Tally(output, make_plan(corpus(clip), output, VERSIONS, NEEDS), VERSIONS)
+        RunLedger(output, make_plan(corpus(clip), output, VERSIONS, NEEDS), VERSIONS)
     assert read_shard(output, "clips", "c1", "s")[0]["clip_id"].to_pylist() == ["a", "b"]
 
 
@@ -117,17 +117,17 @@ def account(clip, first, count, last=False, error=None):
 
 
 def test_chunks_may_be_committed_in_any_order(output):
-    tally = Tally(output, make_plan(corpus("a"), output, VERSIONS, NEEDS), VERSIONS)
+    tally = RunLedger(output, make_plan(corpus("a"), output, VERSIONS, NEEDS), VERSIONS)
     rows = [account("a", 32, 8, last=True), account("a", 0, 16), account("a", 16, 16)]
     for row in rows:
-        assert tally.unaccounted == ["a"]
+        assert tally.missing == ["a"]
         tally.add(pa.Table.from_pylist([row], schema=ACCOUNT))
     assert tally.outcomes == {"done": 1, "empty": 0, "quarantined": 0}
     assert (tally.frames, tally.faces) == (40, 3)
 
 
 def test_an_error_quarantines_the_clip_and_the_next_plan_leaves_it_alone(output):
-    tally = Tally(output, make_plan(corpus("a"), output, VERSIONS, NEEDS), VERSIONS)
+    tally = RunLedger(output, make_plan(corpus("a"), output, VERSIONS, NEEDS), VERSIONS)
     error = {"stage": "decode", "error_class": "truncated", "message": "cut off after 32 frames"}
     rows = [account("a", 0, 32), account("a", 32, 0, last=True, error=error)]
     tally.add(pa.Table.from_pylist(rows, schema=ACCOUNT))
@@ -165,14 +165,14 @@ def test_missing_names_every_frame_and_slot_exactly_once(faces, landmarks, end):
 
 def test_a_tar_that_could_not_be_listed_is_named_no_more_once_its_members_are(output):
     tar, error = corpus("tar"), {"stage": "open", "error_class": "no_access", "message": "no permission"}
-    tally = Tally(output, make_plan(tar, output, VERSIONS, NEEDS), VERSIONS)
+    tally = RunLedger(output, make_plan(tar, output, VERSIONS, NEEDS), VERSIONS)
     tally.add(pa.Table.from_pylist([account("tar", 0, 0, last=True, error=error)], schema=ACCOUNT))
     assert tally.outcomes["quarantined"] == 1
     assert make_plan(tar, output, VERSIONS, NEEDS).reasons == {"quarantined, tried again": 1}
 
     row = {"clip_id": "m", "uri": "file:///tar", "member": "m.mp4", "shard": "s", "fingerprint": "a"}
     member = Corpus(pa.Table.from_pylist([row], schema=schema.CLIP), [])
-    tally = Tally(output, make_plan(member, output, VERSIONS, NEEDS), VERSIONS)
+    tally = RunLedger(output, make_plan(member, output, VERSIONS, NEEDS), VERSIONS)
     tally.add(pa.Table.from_pylist([account("m", 0, 40, last=True)], schema=ACCOUNT))
     for table, rows in (("clips", ["m"]), ("quarantine", [])):
         assert parquet.read_version(output, table, "c1", ["clip_id"])["clip_id"].to_pylist() == rows

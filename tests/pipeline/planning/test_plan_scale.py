@@ -12,7 +12,7 @@ import pytest
 from pipeline import schema
 from pipeline.corpus.discover import Corpus
 from pipeline.planning.plan import make_plan
-from pipeline.runs.accounting import Tally
+from pipeline.runs.accounting import RunLedger
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
@@ -74,8 +74,8 @@ def test_a_plan_asks_for_every_missing_frame_once_and_for_no_other(seed, tmp_pat
     }
     assert sorted(asked(plan)) == sorted(expected)
     open_clips = {clip for clip, _, _ in expected}
-    tally = Tally(output, plan, VERSIONS)
-    assert tally.unaccounted == sorted(open_clips)
+    tally = RunLedger(output, plan, VERSIONS)
+    assert tally.missing == sorted(open_clips)
     assert tally.outcomes["done"] == corpus.clips.num_rows - len(open_clips)
     work = {(row["clip_id"], *row["slots"]): row for row in plan.work.to_pylist()}
     for key, row in work.items():

@@ -13,9 +13,9 @@ from pipeline import schema
 from pipeline.config.models import load_config
 from pipeline.corpus.discover import Corpus
 from pipeline.errors import OutputError
-from pipeline.isolation.registry import Attempts, Marks
+from pipeline.isolation.registry import AttemptRegistry, RegistryClient
 from pipeline.planning.plan import make_plan
-from pipeline.runs.accounting import Tally
+from pipeline.runs.accounting import RunLedger
 from pipeline.runs.context import Job
 from pipeline.stages.decode import decode_clips
 from pipeline.stages.write import ACCOUNT
@@ -62,7 +62,7 @@ def accounts_of(output, corpus, seed):
     """What a run would say of the planned work, decoded for real, in an order that workers might end in."""
     plan = make_plan(corpus, output, VERSIONS, NEEDS)
     job = Job(output.root, load_config(None, ["decode.chunk_frames=3"], {}), {slot: VERSIONS[slot] for slot in SLOTS})
-    marks = Marks(Attempts(job.out, snapshot_s=0))
+    marks = RegistryClient(AttemptRegistry(job.out, snapshot_s=0))
     rows = [row for table in decode_clips(plan.work, job, marks) for row in table.to_pylist()]
     random.Random(seed).shuffle(rows)
     return plan, [{**{name: row[name] for name in ACCOUNT.names if name in row}, "faces": 0} for row in rows]
@@ -91,7 +91,7 @@ def test_no_plan_ends_a_clip_early(corpus, tmp_path_factory, tiles, held, nested
             store_chunk(output, slot, first, end - first, sees_end or lies == "old", FACTS if sees_end else None)
 
     plan, accounts = accounts_of(output, corpus, seed)
-    tally = Tally(output, plan, VERSIONS)
+    tally = RunLedger(output, plan, VERSIONS)
     covered = {slot: {f for i in stored[slot] for f in range(*tiles[i])} for slot in SLOTS}
     for account in [None, *accounts]:
         if account is not None:
@@ -99,7 +99,7 @@ def test_no_plan_ends_a_clip_early(corpus, tmp_path_factory, tiles, held, nested
             for slot in account["slots"]:
                 covered[slot] |= set(range(account["first"], account["first"] + account["count"]))
         whole = all(frames == set(range(FRAMES)) for frames in covered.values())
-        assert whole or tally.unaccounted == ["a"]
+        assert whole or tally.missing == ["a"]
     assert tally.outcomes == {"done": 1, "empty": 0, "quarantined": 0}
     (row,) = read_shard(output, "clips", "c1", "s")[0].to_pylist()
     assert (row["frames"], row["fps"], row["width"]) == (FRAMES, 25.0, 64)
@@ -125,7 +125,7 @@ def closed_early(output):
     vouched = {slot: VERSIONS[slot] for slot in SLOTS}
     path = f"{parquet.partition('clips', 'c1', 's')}/clips.parquet"
     parquet.write_parquet(output, path, rows, {VERSIONS_KEY: json.dumps(vouched).encode()})
-    parquet.switch_current(output, {schema.TABLE_OF_SLOT.get(name, name): v for name, v in VERSIONS.items()})
+    parquet.promote(output, {schema.TABLE_OF_SLOT.get(name, name): v for name, v in VERSIONS.items()})
 
 
 def test_a_clip_that_was_closed_early_is_found_by_status_and_taken_up_by_the_plan(corpus, tmp_path):
@@ -136,7 +136,7 @@ def test_a_clip_that_was_closed_early_is_found_by_status_and_taken_up_by_the_pla
     plan, accounts = accounts_of(output, corpus, seed=0)
     assert plan.reasons == {"closed before its end": 1}
     assert [row["have"] for row in plan.work.to_pylist()] == [[{"first": 0, "count": 4}]]
-    tally = Tally(output, plan, VERSIONS)
+    tally = RunLedger(output, plan, VERSIONS)
     tally.add(pa.Table.from_pylist(accounts, schema=ACCOUNT))
     assert read_shard(output, "clips", "c1", "s")[0]["frames"].to_pylist() == [FRAMES]
     assert status.read_status(output.root)["clips"] == {"done": 1, "empty": 0, "quarantined": 0}

@@ -22,10 +22,10 @@ from pipeline import schema
 from pipeline.config.models import Config, load_config
 from pipeline.corpus.discover import Corpus
 from pipeline.flow import drop_stale
-from pipeline.isolation.registry import Attempts, Marks
+from pipeline.isolation.registry import AttemptRegistry, RegistryClient
 from pipeline.maintenance import erase
 from pipeline.planning.plan import make_plan
-from pipeline.runs.accounting import Tally
+from pipeline.runs.accounting import RunLedger
 from pipeline.runs.context import Job
 from pipeline.stages import write
 from pipeline.stages.decode import decode_clips
@@ -60,14 +60,14 @@ def run(out, prints):
     plan = make_plan(corpus, output, VERSIONS, NEEDS)
     slots = {slot: VERSIONS[slot] for slot in NEEDS}
     drop_stale(output, plan, slots)
-    tally = Tally(output, plan, VERSIONS)
+    tally = RunLedger(output, plan, VERSIONS)
     flow = [row for work in plan.work.to_pylist() for row in flow_rows(work)]
     flow.sort(key=lambda row: row["first"])  # files hold chunks of several clips
     job = Job(str(out), Config(), slots)
     for at in range(0, len(flow), 2):
         tally.add(write.write_chunks(pa.Table.from_pylist(flow[at : at + 2], schema=schema.FLOW), job))
-    assert not tally.unaccounted
-    parquet.switch_current(output, {**TABLES, "clips": "c1", "quarantine": "c1"})
+    assert not tally.missing
+    parquet.promote(output, {**TABLES, "clips": "c1", "quarantine": "c1"})
     return tally
 
 
@@ -127,16 +127,16 @@ def annotate_video(out, lagging_first=False, die_at_clips=False):
     corpus = Corpus(pa.Table.from_pylist(rows, schema=schema.CLIP), [])
     output = open_output(str(out))
     plan = make_plan(corpus, output, VERSIONS, NEEDS)
-    tally = Tally(output, plan, VERSIONS)
+    tally = RunLedger(output, plan, VERSIONS)
     job = Job(str(out), load_config(None, [f"decode.chunk_frames={SMALL}"], {}), {s: VERSIONS[s] for s in NEEDS})
-    marks = Marks(Attempts(job.out, snapshot_s=0))
+    marks = RegistryClient(AttemptRegistry(job.out, snapshot_s=0))
     work = plan.work.take(pc.sort_indices(pc.list_value_length(plan.work["slots"]), null_placement="at_end"))
     for flow in decode_clips(work if lagging_first else plan.work, job, marks):
         tally.add(write.write_chunks(with_faces(flow), job))
         if die_at_clips and list(Path(out).rglob("clips.parquet")):
             os.kill(os.getpid(), signal.SIGKILL)
-    assert not tally.unaccounted
-    parquet.switch_current(output, {**TABLES, "clips": "c1", "quarantine": "c1"})
+    assert not tally.missing
+    parquet.promote(output, {**TABLES, "clips": "c1", "quarantine": "c1"})
 
 
 def with_faces(flow):

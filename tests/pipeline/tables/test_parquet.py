@@ -42,7 +42,7 @@ def test_written_chunks_are_read_back_with_their_shard_and_units(out):
     output = open_output(out)
     write(output, "a", "b")
     write(output, "c", shard="t")
-    parquet.switch_current(output, {"faces": "v1"})
+    parquet.promote(output, {"faces": "v1"})
     table = pipeline.read_table(out, "faces")
     assert sorted(zip(table["clip_id"].to_pylist(), table["shard"].to_pylist(), strict=True)) == [
         ("a", "s"),
@@ -92,10 +92,10 @@ def test_dropping_a_clip_keeps_its_neighbours(out):
 def test_a_new_version_is_not_read_before_it_is_in_force(out):
     output = open_output(out)
     write(output, "a")
-    parquet.switch_current(output, {"faces": "v1"})
+    parquet.promote(output, {"faces": "v1"})
     write(output, "b", version="v2")
     assert pipeline.read_table(out, "faces")["clip_id"].to_pylist() == ["a"]
-    parquet.switch_current(output, {"faces": "v2"})
+    parquet.promote(output, {"faces": "v2"})
     assert pipeline.read_table(out, "faces")["clip_id"].to_pylist() == ["b"]
 
 
@@ -130,21 +130,21 @@ def test_a_storage_of_any_kind_is_read_alike(tmp_path):
 
 def test_tables_of_other_faces_go_out_of_force(out):
     output = open_output(out)
-    parquet.switch_current(output, {"faces": "v1", "gaze": "g1"})
-    parquet.switch_current(output, {"gaze": "g2"})
+    parquet.promote(output, {"faces": "v1", "gaze": "g1"})
+    parquet.promote(output, {"gaze": "g2"})
     assert parquet.read_current(output) == {"faces": "v1", "gaze": "g2"}
-    parquet.switch_current(output, {"faces": "v2"})
+    parquet.promote(output, {"faces": "v2"})
     assert parquet.read_current(output) == {"faces": "v2"}
 
 
 def test_a_table_that_was_never_written_is_empty(out):
-    parquet.switch_current(open_output(out), {"faces": "v1"})
+    parquet.promote(open_output(out), {"faces": "v1"})
     assert pipeline.read_table(out, "gaze").num_rows == 0
     assert "gaze_yaw" in pipeline.read_table(out, "gaze").column_names
 
 
 def test_wrong_names_are_answered_with_the_right_ones(out):
-    parquet.switch_current(open_output(out), {"faces": "v1"})
+    parquet.promote(open_output(out), {"faces": "v1"})
     with pytest.raises(KeyError, match="landmarks"):
         pipeline.read_table(out, "face")
     with pytest.raises(KeyError, match="box_x1"):
