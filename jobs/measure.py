@@ -2,16 +2,17 @@
 
 import io
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
+from actors.annotator import Annotator
 from actors.weights.bundles import Bundle
-from jobs.bench.check import count_faces, make_actor
-from jobs.bench.speed import Clock
 from jobs.ray_cluster import cpus_of_own
 from jobs.trial import try_flow
 from pipeline import schema
@@ -122,3 +123,54 @@ def _stored_bytes(table: pa.Table) -> int:
         for g in range(groups.num_row_groups)
         for c in range(groups.num_columns)
     )
+
+
+def make_actor(bundle: Bundle, config: Config, **plain: Any) -> Annotator:
+    """The actor as the pipeline would make it, alone on this machine."""
+    actors = config.actors
+    pool = actors.resolved_pools()[0]
+    options: dict[str, Any] = {
+        "device": actors.device,
+        "threads": pool.threads or os.cpu_count(),
+        "batch_frames": actors.batch_frames,
+        "batch_pixels": actors.batch_pixels,
+        "batch_faces": actors.batch_faces,
+        "cache": config.models.cache,
+        "precision": actors.precision,
+        "winograd": actors.winograd,
+    }
+    return Annotator(bundle.models, **{**options, **plain})
+
+
+def count_faces(tables: Sequence[pa.Table]) -> int:
+    """Faces in annotated chunks."""
+    return sum(len(faces) for table in tables for faces in table["face_index"].to_pylist() if faces)
+
+
+class Clock:
+    """A model with a clock around it."""
+
+    def __init__(self, net: Any, device: torch.device) -> None:
+        self.net, self.device, self.seconds = net, device, 0.0
+        self._lock = threading.Lock()
+
+    def detect(self, frames_BCHW: torch.Tensor) -> Any:
+        """As the network's, timed."""
+        return self._timed(self.net.detect, frames_BCHW)
+
+    def __call__(self, x: Any) -> Any:
+        """As the network's, timed."""
+        return self._timed(self.net, x)
+
+    def _timed(self, call: Callable[[Any], Any], x: Any) -> Any:
+        self._wait()
+        begun = time.perf_counter()
+        result = call(x)
+        self._wait()
+        with self._lock:
+            self.seconds += time.perf_counter() - begun
+        return result
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()

@@ -1,8 +1,6 @@
 """Whether what is timed gives the right numbers: the actor as the pipeline makes it, held against the plain way."""
 
-import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +9,7 @@ from actors.annotator import Annotator
 from actors.runtime.chunk_rows import FACE_WIDTH
 from actors.weights.bundles import Bundle
 from jobs import annotate as job
+from jobs.measure import make_actor
 from pipeline.config.models import Config
 from pipeline.errors import FaceatlasError
 from pipeline.isolation.registry import AttemptRegistry, RegistryClient
@@ -50,28 +49,6 @@ def decoded(work: pa.Table, flow_job: Job, frames: int | None = None) -> Iterato
                 return
         if frames is None or seen == before:
             return
-
-
-def make_actor(bundle: Bundle, config: Config, **plain: Any) -> Annotator:
-    """The actor as the pipeline would make it, alone on this machine."""
-    actors = config.actors
-    pool = actors.resolved_pools()[0]
-    options: dict[str, Any] = {
-        "device": actors.device,
-        "threads": pool.threads or os.cpu_count(),
-        "batch_frames": actors.batch_frames,
-        "batch_pixels": actors.batch_pixels,
-        "batch_faces": actors.batch_faces,
-        "cache": config.models.cache,
-        "precision": actors.precision,
-        "winograd": actors.winograd,
-    }
-    return Annotator(bundle.models, **{**options, **plain})
-
-
-def count_faces(tables: Sequence[pa.Table]) -> int:
-    """Faces in annotated chunks."""
-    return sum(len(faces) for table in tables for faces in table["face_index"].to_pylist() if faces)
 
 
 def check(actor: Annotator, bundle: Bundle, config: Config, chunk: pa.Table) -> dict[str, float]:

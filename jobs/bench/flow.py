@@ -16,7 +16,7 @@ import typer
 from actors.annotator import Annotator
 from actors.weights.bundles import Bundle
 from jobs import annotate as job
-from jobs.bench.check import BenchError, check, count_faces, decoded, make_actor, plan_of
+from jobs.bench.check import BenchError, check, decoded, plan_of
 from jobs.bench.result import (
     JsonOption,
     RoundsOption,
@@ -26,6 +26,7 @@ from jobs.bench.result import (
     say,
     whole_video_command_of,
 )
+from jobs.measure import count_faces, make_actor
 from jobs.options import BundleOption, exit_on_error
 from pipeline import flow
 from pipeline.config.models import Config, load_config

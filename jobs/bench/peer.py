@@ -14,8 +14,9 @@ import typer
 
 from actors.weights.bundles import Bundle
 from jobs import annotate as job
-from jobs.bench.check import BenchError, check, count_faces, decoded, make_actor, plan_of
+from jobs.bench.check import BenchError, check, decoded, plan_of
 from jobs.bench.result import JsonOption, RoundsOption, Speed, StandinsOption, VideoOption, measured, say
+from jobs.measure import count_faces, make_actor
 from jobs.options import ConfigOption, SetOption, exit_on_error
 from pipeline.config.models import Config
 from pipeline.runs.context import Job

@@ -5,7 +5,6 @@ and one face at a time) and refuses to print a speed for wrong numbers.
 """
 
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from actors.annotator import Annotator
 from actors.runtime.threads import Lanes
 from actors.weights.bundles import Bundle
-from jobs.bench.check import BenchError, check, count_faces, decoded, make_actor, plan_of
+from jobs.bench.check import BenchError, check, decoded, plan_of
 from jobs.bench.result import Speed, command_of, measured
+from jobs.measure import Clock, count_faces, make_actor
 from pipeline.config.models import Config
 from pipeline.runs.context import Job
 
@@ -97,35 +97,6 @@ def _held_chunks(video: str, bundle: Bundle, config: Config, frames: int) -> tup
     if not held:
         raise BenchError(f"{video} holds no frame to measure on")
     return held, make_actor(bundle, config)
-
-
-class Clock:
-    """A model with a clock around it."""
-
-    def __init__(self, net: Any, device: torch.device) -> None:
-        self.net, self.device, self.seconds = net, device, 0.0
-        self._lock = threading.Lock()
-
-    def detect(self, frames_BCHW: torch.Tensor) -> Any:
-        """As the network's, timed."""
-        return self._timed(self.net.detect, frames_BCHW)
-
-    def __call__(self, x: Any) -> Any:
-        """As the network's, timed."""
-        return self._timed(self.net, x)
-
-    def _timed(self, call: Callable[[Any], Any], x: Any) -> Any:
-        self._wait()
-        begun = time.perf_counter()
-        result = call(x)
-        self._wait()
-        with self._lock:
-            self.seconds += time.perf_counter() - begun
-        return result
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
 
 def _count_flops(actor: Annotator, bundle: Bundle, chunk: pa.Table) -> dict[str, float]:

@@ -14,8 +14,9 @@ import typer
 from actors.annotator import Annotator
 from actors.weights.bundles import Bundle
 from jobs import annotate as job
-from jobs.bench.check import LIMITS, BenchError, make_actor, plan_of
+from jobs.bench.check import LIMITS, BenchError, plan_of
 from jobs.bench.result import JsonOption, VideoOption, setting
+from jobs.measure import make_actor
 from jobs.options import BundleOption, ConfigOption, SetOption, exit_on_error
 from pipeline import schema
 from pipeline.config.models import Config

@@ -18,6 +18,7 @@ NOT_RUN = {
     "python -m pytest": ".ci/run does, and it would run itself",
     "ruff": ".ci/run does",
     "mypy": ".ci/run does",
+    "lint-imports": ".ci/run does",
     "bash .ci/run": "it would run itself",
     "python -m jobs.docs": "it writes into this checkout; its pages are compared below",
     "ray job submit": "needs a cluster with a dashboard; what it submits is run",
