@@ -1,4 +1,4 @@
-"""The errors of the models.
+"""The errors of the models; their root is that of all errors of Faceatlas (pipeline/errors.py).
 
     ModelError
     ├── BundleError               a bundle names what does not exist, or does not fit together
@@ -11,8 +11,10 @@
 Every class takes its message alone, so that it survives pickling between Ray workers.
 """
 
+from pipeline.errors import FaceatlasError
 
-class ModelError(Exception):
+
+class ModelError(FaceatlasError):
     """Base of all errors that the models raise on purpose."""
 
 

@@ -78,11 +78,13 @@ def resolve(bundle: str, config: Config, out: str | None = None, follow_models: 
     )
 
 
-def run(corpus: str, out: str, bundle: str, config: Config, follow_models: bool = False) -> Report:
-    """Annotate a corpus and print what is done; returns how it ended."""
+def run(
+    corpus: str, out: str, bundle: str, config: Config, follow_models: bool = False, console: Console = console
+) -> Report:
+    """Annotate a corpus and print progress and totals to a console; returns how the run ended."""
     models = resolve(bundle, config, out, follow_models)
     sources = read_corpus(corpus, config)
-    say_what_is_wanted(sources, models)
+    say_what_is_wanted(sources, models, console)
 
     def start_ray() -> None:
         ray_cluster.start_ray(config)
@@ -100,11 +102,11 @@ def run(corpus: str, out: str, bundle: str, config: Config, follow_models: bool 
             stop=stop,
             warn=lambda words: console.print(words, markup=False),
         )
-    say_report(report, out)
+    say_report(report, out, console)
     return report
 
 
-def say_what_is_wanted(corpus: Corpus, bundle: Bundle) -> None:
+def say_what_is_wanted(corpus: Corpus, bundle: Bundle, console: Console) -> None:
     """Print the corpus, the files that are ignored, the models, and the slots that are left out."""
     console.print(f"{corpus.clips.num_rows} clips, {len(corpus.ignored)} other files ignored")
     for name in corpus.ignored[:5]:
@@ -119,7 +121,7 @@ def say_what_is_wanted(corpus: Corpus, bundle: Bundle) -> None:
         console.print(f"left out, no model in this bundle: {', '.join(bundle.left_out)}")
 
 
-def say_report(report: Report, out: str) -> None:
+def say_report(report: Report, out: str, console: Console) -> None:
     """Print the totals of a run and what was quarantined."""
     counts = ", ".join(f"{n} {status}" for status, n in report.clips.items())
     console.print(

@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
-from actors.errors import ModelError
 from jobs.signals import EXIT_STOPPED
-from pipeline.errors import FaceatlasError
-from pipeline.isolation.shutdown import StoppedError
+from pipeline.errors import FaceatlasError, StoppedError
 from pipeline.storage.fs import is_storage_error
 
 CorpusArgument = Annotated[
@@ -46,7 +44,7 @@ def exit_on_error() -> Iterator[None]:
             file=sys.stderr,
         )
         raise typer.Exit(EXIT_STOPPED) from error
-    except (FaceatlasError, ModelError, PermissionError) as error:
+    except (FaceatlasError, PermissionError) as error:
         print(f"faceatlas: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
     except Exception as error:

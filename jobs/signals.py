@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pipeline.isolation.shutdown import ShutdownRequest, StoppedError
+from pipeline.errors import StoppedError
+from pipeline.isolation.shutdown import ShutdownRequest
 
 EXIT_STOPPED = 128 + signal.SIGTERM
 

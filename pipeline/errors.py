@@ -1,11 +1,19 @@
-"""The errors of the flow.
+"""The errors of Faceatlas.
 
-    FaceatlasError
-    ├── ConfigError        a setting is wrong: the run stops before anything starts
-    │   └── ManifestError  a manifest line is wrong: names the line and the column
-    ├── OutputError        the output folder cannot be used, or its totals do not add up
-    │   └── LeaseError     another run holds the output, or has taken it over
-    └── ClipError          what one clip does wrong: becomes a row in `quarantine`, never leaves its task
+    FaceatlasError                    every error raised on purpose
+    ├── ConfigError                   a setting is wrong: the run stops before anything starts
+    │   └── ManifestError             a manifest line is wrong: names the line and the column
+    ├── OutputError                   the output folder cannot be used, or its totals do not add up
+    │   └── LeaseError                another run holds the output, or has taken it over
+    ├── ClipError                     a fault of one clip: becomes a row in `quarantine`, never leaves its task
+    ├── StoppedError                  the run was told to stop; what was committed stays
+    └── ModelError                    models and weights, in actors/errors.py
+        ├── BundleError               a bundle names what does not exist, or does not fit together
+        └── WeightsError              a weight file cannot be read
+            ├── MissingWeightsError   the file does not exist
+            │   └── UnreachableError  the hub does not answer, so it is unknown whether the file exists
+            ├── DigestError           checksum mismatch
+            └── StateDictError        the tensors of the file are not those of the network
 
 Every class takes its message alone, so that it survives pickling between Ray workers.
 """
@@ -37,6 +45,10 @@ class OutputError(FaceatlasError):
 
 class LeaseError(OutputError):
     """Another run holds the output, or has taken it over; the message says who."""
+
+
+class StoppedError(FaceatlasError):
+    """The run was told to stop, and ends at once. What was committed stays."""
 
 
 class ClipError(FaceatlasError):

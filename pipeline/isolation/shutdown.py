@@ -6,11 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pipeline.errors import FaceatlasError
-
-
-class StoppedError(FaceatlasError):
-    """The run was told to stop, and ends at once. What was committed stays."""
+from pipeline.errors import StoppedError
 
 
 class ShutdownRequest:

@@ -1,4 +1,4 @@
-"""The wheel holds all that an installed Faceatlas needs: the weights of `tiny` too."""
+"""The wheel holds all that an installed Faceatlas needs, the weights of `tiny` too, and nothing else."""
 
 import json
 import os
@@ -11,18 +11,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "actors", "pipeline", "jobs")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "faceatlas", "actors", "pipeline", "jobs")
+_MOST_BYTES = 10_000_000  # nine tenths are the weights of `tiny`
 LOOK = """
-import json, sys
-import actors
-from actors import FaceAnalyzer
-print(json.dumps({"from": actors.__file__, "faces": FaceAnalyzer("tiny").detect(sys.argv[1]).num_rows}))
+import importlib, json, pkgutil, sys
+import actors, faceatlas, jobs, pipeline
+packages = (actors, faceatlas, jobs, pipeline)
+for package in packages:
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+faces = faceatlas.FaceAnalyzer("tiny").detect(sys.argv[1]).num_rows
+print(json.dumps({"from": [package.__file__ for package in packages], "faces": faces}))
 """
 
 
 @pytest.mark.slow
 def test_an_installed_wheel_annotates_with_tiny(tmp_path):
-    pytest.importorskip("setuptools", reason="the wheel is built here, without a network")
     source = tmp_path / "source"
     source.mkdir()
     for name in SOURCES:
@@ -34,8 +38,15 @@ def test_an_installed_wheel_annotates_with_tiny(tmp_path):
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-        weights = {name for name in archive.namelist() if name.endswith(".safetensors")}
-    assert weights == {f"actors/tiny/{name}.safetensors" for name in ("face", "traits", "gaze", "identity")}
+        names = set(archive.namelist())
+    data = {name for name in names if not name.endswith(".py") and ".dist-info/" not in name}
+    weights = {f"actors/tiny/{name}.safetensors" for name in ("face", "traits", "gaze", "identity")}
+    page = {f"jobs/page/{path.name}" for path in (ROOT / "jobs" / "page").iterdir()}
+    assert data == weights | page
+    assert {name.split("/")[0] for name in names if name.endswith(".py")} == {"faceatlas", "actors", "pipeline", "jobs"}
+    # for those who work on the project
+    assert not {name for name in names if name.startswith(("jobs/bench", "jobs/training"))}
+    assert wheel.stat().st_size < _MOST_BYTES
 
     picture = tmp_path / "astronaut.png"
     look = "from skimage import data, io; import sys; io.imsave(sys.argv[1], data.astronaut())"
@@ -46,5 +57,5 @@ def test_an_installed_wheel_annotates_with_tiny(tmp_path):
         [sys.executable, "-c", LOOK, picture], check=True, capture_output=True, text=True, cwd=tmp_path, env=environment
     )
     said = json.loads(found.stdout)
-    assert Path(said["from"]).is_relative_to(site)
+    assert all(Path(file).is_relative_to(site) for file in said["from"])
     assert said["faces"] == 1
