@@ -29,6 +29,9 @@ from pipeline.errors import OutputError
 from pipeline.storage.output import Output, open_output, write_bytes
 
 CHUNKS_KEY = b"faceatlas.chunks"
+CURRENT_FORMAT = (
+    2  # of current.json: {"format": 2, "tables": {table: version}}; 1, of Faceatlas 0.1, was the inner dict
+)
 _READERS = 16  # reading is waiting more than work
 
 #: one row per chunk that a file holds; `video` is given with the clip's last chunk
@@ -233,11 +236,35 @@ def _read_columns(output: Output, path: str, columns: pa.Schema) -> pa.Table:
 
 
 def read_current(output: Output) -> dict[str, str]:
-    """Table -> version in force; empty for a new output."""
+    """Table -> version in force; empty for a new output.
+
+    Raises:
+        OutputError: a newer Faceatlas wrote the output, or `current.json` is damaged.
+    """
+    return _read_current_json(output)[1]
+
+
+def _read_current_json(output: Output) -> tuple[int, dict[str, str]]:
+    """Format of `current.json`, and table -> version."""
     try:
-        return dict(json.loads(output.fs.cat_file(output.path("current.json"))))
+        text = output.fs.cat_file(output.path("current.json"))
     except FileNotFoundError:
-        return {}
+        return CURRENT_FORMAT, {}
+    try:
+        content = json.loads(text)
+        number = content.get("format", 1)
+        if number == 1:
+            return 1, dict(content)
+        if number <= CURRENT_FORMAT:
+            return number, dict(content["tables"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise OutputError(
+            f"{output.path('current.json')} is damaged ({error!r}); restore it from a copy, or annotate into a new OUT"
+        ) from error
+    raise OutputError(
+        f"{output.root} was written by a newer Faceatlas: its current.json has format {number}, this one reads up to "
+        f"{CURRENT_FORMAT}; upgrade Faceatlas (pip install -U faceatlas)"
+    )
 
 
 def promote(output: Output, versions: Mapping[str, str]) -> None:
@@ -246,11 +273,12 @@ def promote(output: Output, versions: Mapping[str, str]) -> None:
     Tables that are not named keep their version, unless `faces` changes: their rows belong to the old faces, so they
     go out of force (they stay on disk).
     """
-    before = read_current(output)
+    number, before = _read_current_json(output)
     same_faces = versions.get("faces", before.get("faces")) == before.get("faces")
     after = {**(before if same_faces else {}), **versions}
-    if after != before:
-        write_bytes(output, "current.json", (json.dumps(after, indent=2, sort_keys=True) + "\n").encode())
+    if after != before or number < CURRENT_FORMAT:
+        content = {"format": CURRENT_FORMAT, "tables": after}
+        write_bytes(output, "current.json", (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 def table_versions(output: Output, table_name: str) -> list[str]:

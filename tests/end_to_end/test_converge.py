@@ -141,7 +141,7 @@ def test_a_reader_beside_a_run_sees_only_whole_chunks(annotate, bundle, few, tmp
         while not done.is_set():
             current = out / "current.json"
             if current.exists() and any((out / "faces").rglob("*.parquet")):  # before, there is nothing to read
-                version = json.loads(current.read_text())["faces"]
+                version = json.loads(current.read_text())["tables"]["faces"]
                 table = ds.dataset(out / "faces", partitioning="hive").to_table(filter=ds.field("version") == version)
                 seen.append(table.select(["clip_id", "frame", "face"]))
             time.sleep(0.02)

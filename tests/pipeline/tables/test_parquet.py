@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -135,6 +136,35 @@ def test_tables_of_other_faces_go_out_of_force(out):
     assert parquet.read_current(output) == {"faces": "v1", "gaze": "g2"}
     parquet.promote(output, {"faces": "v2"})
     assert parquet.read_current(output) == {"faces": "v2"}
+
+
+def test_the_output_of_an_earlier_release_is_read_and_gets_the_new_format(out):
+    output = open_output(out)
+    file = output.path("current.json")
+    output.fs.pipe_file(file, json.dumps({"faces": "v1", "gaze": "g1"}).encode())
+    assert parquet.read_current(output) == {"faces": "v1", "gaze": "g1"}
+    parquet.promote(output, {"faces": "v1"})
+    assert json.loads(output.fs.cat_file(file)) == {"format": 2, "tables": {"faces": "v1", "gaze": "g1"}}
+    assert parquet.read_current(output) == {"faces": "v1", "gaze": "g1"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"format": 3, "tables": {"faces": "v1"}}', "newer Faceatlas.*format 3.*reads up to 2; upgrade"),
+        ('{"format": "two", "tables": {}}', "damaged"),
+        ('{"format": 2}', "damaged"),
+        ('{"faces": ', "damaged"),
+        ("[]", "damaged"),
+    ],
+)
+def test_an_output_that_cannot_be_read_is_refused_with_the_remedy(out, content, words):
+    output = open_output(out)
+    output.fs.pipe_file(output.path("current.json"), content.encode())
+    with pytest.raises(OutputError, match=words):
+        pipeline.read_table(out, "faces")
+    with pytest.raises(OutputError, match=words):
+        parquet.promote(output, {"faces": "v2"})
 
 
 def test_a_table_that_was_never_written_is_empty(out):
