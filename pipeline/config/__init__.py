@@ -1,4 +1,4 @@
-"""The settings: what each means, where its value comes from, how it is shown and what of it is hidden.
+"""The settings: their meaning, the sources of their values, their text form, and the redaction of secrets.
 
 In: a YAML file, `--set` assignments and environment variables. Out: a frozen `Config`.
 """

@@ -1,27 +1,25 @@
-"""The configuration: one frozen model, from YAML, the environment and `--set a.b=c`, in rising order of force."""
+"""The configuration: one frozen model of all settings. Where their values come from is in sources.py."""
 
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
 
-from pipeline.config.redact import shown
+from pipeline.config import sources
+from pipeline.config.redact import redact
 from pipeline.errors import ConfigError
-
-ENV_PREFIX = "FACEATLAS__"
 
 
 class Section(BaseModel):
-    """Settings that do not change, and no others than those that are named."""
+    """A strict, frozen model: unknown settings are refused and values do not change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SourcesConfig(Section):
-    """What counts as a clip, and where the videos of a list lie."""
+    """Which files are clips, and the folder of listed videos."""
 
     videos: str | None = Field(
         default=None,
@@ -37,7 +35,7 @@ class SourcesConfig(Section):
 
 
 class DecodeConfig(Section):
-    """Which frames are annotated, and how they are cut into chunks."""
+    """Sampling of frames, and the size of chunks."""
 
     every: int = Field(
         default=1, ge=1, description="Annotate every k-th decoded frame (frames 0, k, 2k, ... of the video)."
@@ -53,10 +51,10 @@ class DecodeConfig(Section):
     chunk_mb: int = Field(
         default=128,
         ge=1,
-        description="A chunk of large frames is cut earlier, at this many MB; this bounds a task's memory.",
+        description="A chunk of large frames ends earlier, at this many MB; this bounds a task's memory.",
     )
     max_pixels: int = Field(
-        default=8192 * 8192, ge=1, description="A video with more pixels per frame is quarantined instead of decoded."
+        default=8192 * 8192, ge=1, description="A video with more pixels per frame is quarantined without decoding it."
     )
     max_frames: int = Field(
         default=10_000_000, ge=1, description="A video is quarantined when more frames than this have been decoded."
@@ -67,7 +65,7 @@ class DecodeConfig(Section):
     cpus: float = Field(default=1.0, gt=0, description="CPUs that Ray reserves for one decode task.")
     resources: dict[str, float] = Field(
         default_factory=dict,
-        description="Custom resources that one decode task reserves, such as {decode: 1}: keeps it off GPU nodes.",
+        description="Custom Ray resources of one decode task, such as {decode: 1}; keeps decoding off GPU nodes.",
     )
 
     @model_validator(mode="after")
@@ -80,9 +78,9 @@ class DecodeConfig(Section):
 
 
 class PoolConfig(Section):
-    """One pool of identical actors that host some slots of the bundle."""
+    """A pool of identical actors that host some slots of the bundle."""
 
-    slots: tuple[str, ...] | None = Field(default=None, description="Slots this pool runs; null: all that are left.")
+    slots: tuple[str, ...] | None = Field(default=None, description="Slots of this pool; null: all that are left.")
     size: int | None = Field(default=None, ge=1, description="Number of actors; null: one per GPU, or one on the CPU.")
     min_size: int | None = Field(
         default=None, ge=1, description="With max_size: an autoscaling pool starts at this size."
@@ -95,10 +93,10 @@ class PoolConfig(Section):
     )
     cpus: float = Field(default=1.0, ge=0, description="CPUs that Ray reserves for one actor.")
     resources: dict[str, float] = Field(
-        default_factory=dict, description="Custom resources of Ray that one actor reserves, such as {annotate: 1}."
+        default_factory=dict, description="Custom Ray resources of one actor, such as {annotate: 1}."
     )
     threads: int | None = Field(
-        default=None, ge=1, description="Threads of one actor on the CPU; null: its share of the node."
+        default=None, ge=1, description="CPU threads of one actor; null: its share of the node."
     )
 
     @model_validator(mode="after")
@@ -113,7 +111,7 @@ class PoolConfig(Section):
 
 
 class ActorsConfig(Section):
-    """How the models are run."""
+    """Actor pools, batch sizes, device and precision of the models."""
 
     size: int | None = Field(default=None, ge=1, description="Shortcut: actors of the only pool.")
     gpus: float | None = Field(default=None, ge=0, description="Shortcut: GPUs per actor of the only pool.")
@@ -126,32 +124,32 @@ class ActorsConfig(Section):
     batch_chunks: int | None = Field(
         default=None, ge=1, description="Chunks per call of an actor, of any clips; null: 1 on a CPU, 4 on a GPU."
     )
-    batch_frames: int = Field(default=32, ge=1, description="Frames of one size that the detector gets at once.")
+    batch_frames: int = Field(default=32, ge=1, description="Frames of equal size per call of the detector.")
     batch_pixels: int | None = Field(
         default=None,
         ge=1,
-        description="Pixels that go through the detector at once; null: 1 million per CPU thread, 64 on a GPU.",
+        description="Pixels per pass of the detector; null: 1 million per CPU thread, 64 million on a GPU.",
     )
     batch_faces: int | None = Field(
         default=None,
         ge=1,
-        description="Faces that go through a model at once; null: 16 per CPU thread, 256 on a GPU.",
+        description="Faces per pass of a model; null: 16 per CPU thread, 256 on a GPU.",
     )
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto: CUDA if the actor owns a GPU.")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto: CUDA if the actor has a GPU.")
     precision: str = Field(
         default="auto",
         pattern="^(auto|float32|bfloat16|float16)$",
-        description="Number format of the networks; auto: per model what docs/parity.md shows to be within tolerance.",
+        description="Number format of the networks; auto: per model, the fastest within tolerance (docs/parity.md).",
     )
     winograd: bool = Field(
         default=True,
-        description="Winograd's algorithm for 3x3 convolutions of large float32 networks on a CPU: faster, the same "
-        "but for rounding, and two to four times the memory of their weights (bundle pyfeat: 1.4 GB more per actor).",
+        description="Winograd's algorithm for 3x3 convolutions of large float32 networks on a CPU: faster, equal up to "
+        "rounding, two to four times the memory of their weights (bundle pyfeat: 1.4 GB more per actor).",
     )
     wait_for_min_actors_s: int = Field(
         default=600,
         ge=1,
-        description="A pool that cannot start within this time fails the run instead of waiting for ever.",
+        description="The run fails if a pool cannot start within this time.",
     )
 
     @model_validator(mode="after")
@@ -161,39 +159,37 @@ class ActorsConfig(Section):
         return self
 
     def resolved_pools(self) -> tuple[PoolConfig, ...]:
-        """The pools in the order of the flow; the shortcut fields make the only pool."""
+        """The pools in the order of the flow; without `pools`, the shortcut fields make one."""
         return self.pools or (PoolConfig(size=self.size, gpus=self.gpus, resources=self.resources),)
 
 
 class FaultsConfig(Section):
-    """What becomes of clips that kill or hang their process, and of a run that is told to stop."""
+    """Limits for clips that crash or hang their process, and for graceful shutdown."""
 
     attempts: int = Field(
-        default=3, ge=2, description="A clip whose process dies this often is quarantined; the last attempts are alone."
+        default=3, ge=2, description="A clip whose process dies this often is quarantined; later attempts are isolated."
     )
     decode_limit_s: float = Field(
-        default=300.0, gt=0, description="Decoding a chunk longer than this, waiting for its bytes included, is a hang."
+        default=300.0, gt=0, description="Decoding one chunk longer than this, storage included, counts as a hang."
     )
     annotate_limit_s: float = Field(
-        default=600.0, gt=0, description="An actor that takes longer than this for one batch of chunks hangs."
+        default=600.0, gt=0, description="Annotating one batch of chunks longer than this counts as a hang."
     )
     decode_memory_mb: int = Field(
-        default=4096, ge=256, description="Memory that decoding may take after a death, in a process of its own."
+        default=4096, ge=256, description="Memory limit of isolated decoding, after one death."
     )
     annotate_memory_mb: int = Field(
-        default=16384, ge=256, description="Memory that annotating may take after two deaths, in a process of its own."
+        default=16384, ge=256, description="Memory limit of isolated annotating, after two deaths."
     )
     stop_grace_s: float = Field(
-        default=20.0, ge=0, description="After a SIGTERM, what is under way is finished and written for this long."
+        default=20.0, ge=0, description="After a SIGTERM, work in flight may finish and be written for this long."
     )
 
 
 class StoreConfig(Section):
-    """How tables are written."""
+    """File sizes, number formats and promotion of tables."""
 
-    chunks_per_file: int = Field(
-        default=64, ge=1, description="Chunks that are gathered into one Parquet file per table."
-    )
+    chunks_per_file: int = Field(default=64, ge=1, description="Chunks per Parquet file.")
     embedding_dtype: str = Field(
         default="float32",
         pattern="^float(16|32)$",
@@ -201,16 +197,16 @@ class StoreConfig(Section):
     )
     promote_early: bool = Field(
         default=False,
-        description="New versions come into force though clips outside of the corpus lack them.",
+        description="Promote new versions even if clips outside the corpus lack them.",
     )
 
 
 class LeaseConfig(Section):
-    """The lease that keeps two runs from one output."""
+    """The lease that keeps two runs from writing to one output."""
 
     renew_s: float = Field(default=15.0, gt=0, description="Seconds between two heartbeats of a run.")
     expires_s: float = Field(
-        default=60.0, gt=0, description="A run whose heartbeat is older is dead; another may take its place."
+        default=60.0, gt=0, description="A run whose heartbeat is older is considered dead; another may take over."
     )
 
     @model_validator(mode="after")
@@ -221,22 +217,22 @@ class LeaseConfig(Section):
 
 
 class StorageConfig(Section):
-    """Options of the storage behind every URI, given to fsspec."""
+    """Options of fsspec for every URI."""
 
     options: dict[str, Any] = Field(
         default_factory=dict,
         repr=False,  # they may hold keys
         description="fsspec options, such as {endpoint_url: ..., profile: ...} or {anon: true} for s3://. "
-        "What may be a secret is shown as ***; better name a profile, or leave it to the environment.",
+        "Possible secrets are redacted (***); prefer a profile, or credentials of the environment.",
     )
 
     @field_serializer("options", when_used="json")
     def _hide_secrets(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {name: shown(name, value) for name, value in options.items()}
+        return {name: redact(name, value) for name, value in options.items()}
 
 
 class RayConfig(Section):
-    """The cluster. Under `ray job submit` all of this is decided already."""
+    """The Ray cluster; `ray job submit` decides all of it but block_mb and log_level."""
 
     address: str | None = Field(default=None, description="A running cluster; null: RAY_ADDRESS, else start one.")
     num_cpus: int | None = Field(default=None, ge=1, description="CPUs of a cluster that is started here.")
@@ -247,13 +243,13 @@ class RayConfig(Section):
     log_level: str = Field(
         default="info",
         pattern="^(debug|info|warning)$",
-        description="What workers write to their logs, as JSON lines: debug: every chunk, info: every clip.",
+        description="Level of the workers' logs (JSON lines); debug: every chunk, info: every clip.",
     )
-    block_mb: int = Field(default=32, ge=1, description="Target size of a Ray Data block; 32 and more measured best.")
+    block_mb: int = Field(default=32, ge=1, description="Target size of a Ray Data block; 32 and more were fastest.")
 
 
 class ModelsConfig(Section):
-    """Where weights come from."""
+    """Location and cache of weight files."""
 
     mirror: str | None = Field(
         default=None,
@@ -265,81 +261,87 @@ class ModelsConfig(Section):
 
 
 class TracksConfig(Section):
-    """How the faces of one clip become tracks. Lengths count sampled frames."""
+    """Linking the faces of a clip to tracks. Lengths count sampled frames."""
 
-    min_iou: float = Field(default=0.3, ge=0, le=1, description="Least overlap for a link by position alone.")
+    min_iou: float = Field(default=0.3, ge=0, le=1, description="Least IoU for a link by position alone.")
     min_cosine: float = Field(default=0.5, ge=-1, le=1, description="Least cosine for a link across a cut or a jump.")
     switch_cosine: float | None = Field(
         default=None,
         ge=-1,
         le=1,
-        description="Below this cosine to the track, a good face is somebody else wherever it is; null: from the "
+        description="Below this cosine to the track, a good face is another person wherever it is; null: from the "
         "embedding model's entry.",
     )
-    max_gap: int = Field(default=15, ge=0, description="A track may miss its face for this many sampled frames.")
+    max_gap: int = Field(default=15, ge=0, description="Sampled frames that a track may miss.")
 
 
 class IdentitiesConfig(Section):
-    """How the tracks of the corpus become identities."""
+    """Clustering the tracks of the corpus to identities."""
 
     threshold: float | None = Field(
-        default=None, description="Cosine at which two tracks are one person; null: from the embedding model's entry."
+        default=None,
+        description="Cosine of two tracks of the same person; null: from the embedding model's entry.",
     )
-    size_adjust: float = Field(
+    small_cluster_margin: float = Field(
         default=0.18,
         ge=0,
-        description="Small clusters must be closer than the threshold by up to this (design/clustering).",
+        description="Small clusters must pass the threshold by up to this much (docs/identities.md).",
     )
     neighbours: int = Field(default=32, ge=1, description="Candidate neighbours per track.")
     component_cosine: float = Field(
-        default=0.5, ge=-1, le=1, description="The first phase links inside the components of tracks this close."
+        default=0.5, ge=-1, le=1, description="The first phase links within connected components of tracks this close."
     )
     conflict_share: float = Field(
         default=0.1,
         ge=0,
         le=1,
-        description="Tracks that are seen together block a merge when they exceed this share of the smaller side.",
+        description="Co-occurring tracks block a merge when they exceed this share of the smaller side.",
     )
-    kinship: float = Field(
+    relative_similarity: float = Field(
         default=0.7,
         ge=0,
         le=1,
-        description="How alike two clusters must be, as a share of how alike the tracks of each are; 0: no matter.",
+        description="Least similarity of two clusters, as a share of the similarity inside each; 0: any.",
     )
-    min_frames: int = Field(default=3, ge=1, description="A track with fewer faces founds no identity.")
-    min_score: float = Field(
-        default=0.9, ge=0, le=1, description="A track whose mean score is lower founds no identity."
-    )
+    min_frames: int = Field(default=3, ge=1, description="A track with fewer faces seeds no identity.")
+    min_score: float = Field(default=0.9, ge=0, le=1, description="A track with a lower mean score seeds no identity.")
     min_quality: float = Field(
-        default=0.15, ge=0, le=1, description="A track of lower quality (tiny or few faces) founds no identity."
+        default=0.15, ge=0, le=1, description="A track of lower quality (tiny or few faces) seeds no identity."
     )
     exact_up_to: int = Field(
-        default=100_000, ge=0, description="Up to so many tracks neighbours are exact; above, approximate."
+        default=100_000, ge=0, description="Neighbours are exact up to this many tracks; above, approximate."
     )
     local_up_to: int = Field(
-        default=20_000, ge=0, description="Up to so many tracks neighbours are found in the driver, above by Ray tasks."
+        default=20_000, ge=0, description="The driver searches neighbours up to this many tracks; above, Ray tasks do."
     )
-    afresh_up_to: int = Field(
+    recluster_up_to: int = Field(
         default=20_000,
         ge=0,
-        description="Up to so many tracks each run clusters afresh; above, new tracks are added to the identities.",
+        description="Each run clusters all tracks up to this many; above, new tracks join existing identities.",
     )
-    afresh_growth: float = Field(
-        default=0.25, ge=0, description="Cluster afresh when the tracks have grown by this share since the last time."
+    recluster_growth: float = Field(
+        default=0.25,
+        ge=0,
+        description="All tracks are clustered again once their number has grown by this share.",
     )
     ambiguous_margin: float = Field(
-        default=0.05, ge=0, description="Identities whose score lies this close below the threshold are listed."
+        default=0.05, ge=0, description="Pairs of identities whose score is this close below the threshold are listed."
     )
+
+    def of_versions(self) -> dict[str, Any]:
+        """The settings as versions hash them: under their first names, so that a new name changes no version."""
+        first = {new.split(".")[1]: old.split(".")[1] for old, new in RENAMED.items() if new.startswith("identities.")}
+        return {first.get(name, name): value for name, value in self.model_dump(mode="json").items()}
 
 
 class PlanConfig(Section):
-    """The cluster that `faceatlas plan` forecasts for, and its prices, which are yours to state."""
+    """Cluster and prices for the forecast of `faceatlas plan`."""
 
     cpus: int | None = Field(default=None, ge=1, description="CPU cores of the cluster; null: those of this machine.")
     gpus: int | None = Field(default=None, ge=0, description="GPUs of the cluster; null: those of this machine.")
-    gpu_hour: float | None = Field(default=None, ge=0, description="Price of a GPU for an hour; null: not known.")
-    cpu_hour: float | None = Field(default=None, ge=0, description="Price of a CPU core for an hour; null: not known.")
-    currency: str = Field(default="USD", description="Of the prices; only printed.")
+    gpu_hour: float | None = Field(default=None, ge=0, description="Price of one GPU hour; null: unknown.")
+    cpu_hour: float | None = Field(default=None, ge=0, description="Price of one CPU core hour; null: unknown.")
+    currency: str = Field(default="USD", description="Currency of the prices; only printed.")
 
 
 class Config(Section):
@@ -359,20 +361,14 @@ class Config(Section):
     plan: PlanConfig = PlanConfig()
 
 
-def _put(tree: dict[str, Any], path: str, value: Any) -> None:
-    *parents, leaf = path.split(".")
-    for name in parents:
-        tree = tree.setdefault(name, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"setting {path!r}: {name!r} is a value, not a section")
-    tree[leaf] = value
-
-
-def _value(place: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:  # its message repeats the text, which may be a secret
-        raise ConfigError(f"{place}: the value cannot be read as YAML; put it in quotes") from None
+#: old name of a setting -> its name now; old names work for one release, with a warning
+RENAMED = {
+    "store.switch_early": "store.promote_early",
+    "identities.size_adjust": "identities.small_cluster_margin",
+    "identities.kinship": "identities.relative_similarity",
+    "identities.afresh_up_to": "identities.recluster_up_to",
+    "identities.afresh_growth": "identities.recluster_growth",
+}
 
 
 def load_config(
@@ -380,7 +376,7 @@ def load_config(
     assignments: Iterable[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Config:
-    """Build the configuration of a run.
+    """Build the configuration of a run; an assignment takes precedence over the environment, that over the file.
 
     Args:
         file: YAML file, or None.
@@ -388,28 +384,14 @@ def load_config(
         environment: variables such as `FACEATLAS__ACTORS__GPUS=0.5`; default: the process environment.
 
     Raises:
-        ConfigError: an unknown setting or a wrong value, with its place.
+        ConfigError: an unknown setting, with the likeliest known one, or a wrong value, with its place.
     """
-    tree: dict[str, Any] = {}
-    if file is not None:
-        try:
-            tree = yaml.safe_load(Path(file).read_text()) or {}
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read the configuration {file}: {error}") from error
-        if not isinstance(tree, dict):
-            raise ConfigError(
-                f"the configuration {file} must hold sections such as 'decode:', found {type(tree).__name__}"
-            )
-    for name, value in sorted((os.environ if environment is None else environment).items()):
-        if name.startswith(ENV_PREFIX):
-            _put(tree, name.removeprefix(ENV_PREFIX).lower().replace("__", "."), _value(name, value))
-    for assignment in assignments:
-        path, equals, value = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {assignment!r}: write it as section.name=value, for example decode.every=5")
-        _put(tree, path.strip(), _value(f"--set {path}", value))
+    trees = [
+        sources.read_file(file) if file is not None else {},
+        sources.read_environment(os.environ if environment is None else environment),
+        sources.read_assignments(assignments),
+    ]
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(sources.merge([sources.rename(tree, RENAMED) for tree in trees]))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"wrong configuration: {problems}") from error
+        raise ConfigError(f"wrong configuration: {sources.explain(error, Config)}") from error

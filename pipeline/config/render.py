@@ -2,7 +2,8 @@
 
 import json
 
-from pipeline.config.models import ENV_PREFIX, Config, PoolConfig
+from pipeline.config.models import RENAMED, Config, PoolConfig
+from pipeline.config.sources import ENV_PREFIX
 
 
 def describe(config: Config) -> str:
@@ -25,9 +26,19 @@ def to_markdown() -> str:
     lines = [
         "# Configuration",
         "",
-        "Made by `faceatlas config --markdown`; a test keeps it up to date. Settings come, in rising order of force,",
-        f"from a YAML file (`--config run.yaml`), from variables such as `{ENV_PREFIX}DECODE__EVERY=5`, and from",
-        "`--set decode.every=5`. `faceatlas config` prints those of a run as YAML, which `--config` reads back.",
+        "Made by `faceatlas config --markdown`; a test keeps it up to date. Settings come from a YAML file",
+        f"(`--config run.yaml`), from environment variables such as `{ENV_PREFIX}DECODE__EVERY=5`, and from",
+        "`--set decode.every=5`; later sources take precedence. `faceatlas config` prints them as YAML,",
+        "which `--config` reads back.",
+        "",
+        "Values are YAML everywhere. A mapping such as `decode.resources` is replaced by a later source that states it",
+        "whole, and amended by single keys (`--set storage.options.anon=true`). An unknown setting is refused.",
+        "",
+        "Old names work until the next release, with a warning:",
+        "",
+        "| old name | name |",
+        "|---|---|",
+        *(f"| `{old}` | `{new}` |" for old, new in RENAMED.items()),
     ]
     for section, field in Config.model_fields.items():
         model = type(getattr(Config(), section))

@@ -60,7 +60,7 @@ class WhoIsWho:
 def rule_of(threshold: float, config: IdentitiesConfig) -> ClusterRule:
     """The parameters of a clustering; `config.threshold` overrules the model's."""
     threshold = threshold if config.threshold is None else config.threshold
-    linkage = LinkageRule(threshold, config.size_adjust, config.conflict_share, config.kinship)
+    linkage = LinkageRule(threshold, config.small_cluster_margin, config.conflict_share, config.relative_similarity)
     return ClusterRule(linkage, config.neighbours, config.component_cosine)
 
 
@@ -76,8 +76,8 @@ def cluster_tracks(
 ) -> WhoIsWho:
     """Find the identities of all tracks of a corpus.
 
-    Two single tracks are one person from a cosine of `threshold + config.size_adjust` on; as clusters grow, their mean
-    cosine has to reach `threshold` itself (`linkage`). Costs on two cores are in docs/identities.md.
+    Two single tracks are one person from a cosine of `threshold + config.small_cluster_margin` on; as clusters grow,
+    their mean cosine has to reach `threshold` itself (`linkage`). Costs on two cores are in docs/identities.md.
 
     Args:
         tracks: rows of `schema.TRACKS`, any order; `identity_id`, `frames` and `members` are not read.

@@ -36,7 +36,7 @@ PIECE_ROWS = 65_536
 Search = Callable[[np.ndarray, np.ndarray, int, float], Nearest]
 
 
-_START = LinkageRule(threshold=0.16, size_adjust=0.18, conflict_share=0.10, kinship=0.70)
+_START = LinkageRule(threshold=0.16, small_cluster_margin=0.18, conflict_share=0.10, relative_similarity=0.70)
 
 
 @dataclass(frozen=True)

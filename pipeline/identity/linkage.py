@@ -3,14 +3,15 @@
 
 Clusters A and B with weighted sums S of their members' vectors, W of their weights and n members score
 
-    s = <S_A, S_B> / (W_A W_B) - size_adjust / sqrt(n_A n_B)
+    s = <S_A, S_B> / (W_A W_B) - small_cluster_margin / sqrt(n_A n_B)
 
 their mean cosine, in which good looks count more, less what it may be by chance when they are small
 (design/clustering.md). The best pair merges first, while its score reaches the threshold. A merge is blocked
 
-- while the two are far less alike than each is in itself: the mean cosine must reach `kinship` sqrt(c_A c_B), where c
-  is the mean cosine of a cluster's members and of one more pair that would just do. Look-alikes with many tracks each
-  reach the threshold, but not this. It never asks for more than two single tracks need, `threshold + size_adjust`;
+- while the two are far less alike than each is in itself: the mean cosine must reach `relative_similarity` times
+  sqrt(c_A c_B), where c is the mean cosine of a cluster's members and of one more pair that would just do. Look-alikes
+  with many tracks each reach the threshold, but not this. It never asks for more than two single tracks need,
+  `threshold + small_cluster_margin`;
 - while the cannot-links between A and B exceed a share of the smaller side; those that end up inside a cluster are
   settled afterwards (pipeline/identity/cluster.py).
 
@@ -37,15 +38,15 @@ class LinkageRule:
 
     Attributes:
         threshold: least score of a merge, a cosine.
-        size_adjust: how much closer small clusters must be.
+        small_cluster_margin: how much closer small clusters must be.
         conflict_share: cannot-links between two clusters, as a share of the smaller one's members, that block a merge.
-        kinship: how alike two clusters must be, as a share of how alike each is in itself; 0: no matter.
+        relative_similarity: how alike two clusters must be, as a share of how alike each is in itself; 0: no matter.
     """
 
     threshold: float
-    size_adjust: float
+    small_cluster_margin: float
     conflict_share: float
-    kinship: float
+    relative_similarity: float
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def score_pairs(nodes: Nodes, a_E: np.ndarray, b_E: np.ndarray, rule: LinkageRul
     """The score of the module's head for pairs of nodes, float64 (E,)."""
     product_E = nodes.weight[a_E].astype(np.float64) * nodes.weight[b_E]
     size_E = nodes.size[a_E].astype(np.float64) * nodes.size[b_E]
-    return _dots(nodes.total, a_E, b_E) * _UNIT / product_E - rule.size_adjust / np.sqrt(size_E)
+    return _dots(nodes.total, a_E, b_E) * _UNIT / product_E - rule.small_cluster_margin / np.sqrt(size_E)
 
 
 def link_nodes(
@@ -89,7 +90,7 @@ def link_nodes(
     """
     start_K1, other_A, candidate_A, conflict_A = _adjacency(len(nodes.size), pairs_E2, cannot_C2, weight_C)
     entries = (start_K1, other_A, candidate_A, conflict_A)
-    limits = (rule.threshold, rule.size_adjust, rule.conflict_share, rule.kinship)
+    limits = (rule.threshold, rule.small_cluster_margin, rule.conflict_share, rule.relative_similarity)
     weight_K, size_K, square_K = (value.astype(np.float64) for value in (nodes.weight, nodes.size, nodes.square))
     return _link(nodes.total.copy(), weight_K, size_K, square_K, *entries, *limits)
 
@@ -146,12 +147,12 @@ def _cohesion(total, weight, size, square, prior):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True)
-def _score(total_a, total_b, weight, size, own, threshold, adjust, kinship):  # type: ignore[no-untyped-def]
+def _score(total_a, total_b, weight, size, own, threshold, margin, similarity):  # type: ignore[no-untyped-def]
     """The score of the module's head, or less than any threshold; weight, size and own are products of both sides'."""
     mean = _dot(total_a, total_b) * _UNIT / weight
-    if mean < min(kinship * np.sqrt(own), threshold + adjust):
+    if mean < min(similarity * np.sqrt(own), threshold + margin):
         return -np.inf
-    return mean - adjust / np.sqrt(size)
+    return mean - margin / np.sqrt(size)
 
 
 @njit(cache=True)
@@ -181,10 +182,10 @@ def _compact(begin, end, other, candidate, conflict, needed):  # type: ignore[no
 
 
 @njit(cache=True)
-def _link(total, weight, size, square, start, other, candidate, conflict, threshold, adjust, share, kinship):  # type: ignore[no-untyped-def]
+def _link(total, weight, size, square, start, other, candidate, conflict, threshold, margin, share, similarity):  # type: ignore[no-untyped-def]
     num = len(size)
-    rule = (threshold, adjust, kinship)
-    prior = max(threshold, 0.0) / max(kinship, 1e-9)
+    rule = (threshold, margin, similarity)
+    prior = max(threshold, 0.0) / max(similarity, 1e-9)
     own = np.empty(num)
     for a in range(num):
         own[a] = _cohesion(total[a], weight[a], size[a], square[a], prior)

@@ -96,7 +96,7 @@ def _make_snapshot(job: Job, output: Output, same_person_cosine: float | None) -
     history: dict[str, str | int] = {}
     if same_person_cosine is not None:
         decisions = read_overrides(output)
-        rule = digest(same_person_cosine, config.model_dump(mode="json"))
+        rule = digest(same_person_cosine, config.of_versions())
         old_version = parquet.read_current(output).get("identities", "none")
         old, old_lineage, before, old_history = _read_before(output, old_version)
         model = versions.get("embeddings", "none")
@@ -217,7 +217,7 @@ def _may_freeze(old: Mapping, new: Mapping, num_tracks: int, config: IdentitiesC
     """Whether new tracks may simply be added: a large corpus, made alike, that has grown little since it was made."""
     alike = all(old.get(name) == new[name] for name in ("model", "rule", "decisions"))
     afresh = old.get("afresh", 0)
-    return alike and num_tracks > config.afresh_up_to and num_tracks <= afresh * (1 + config.afresh_growth)
+    return alike and num_tracks > config.recluster_up_to and num_tracks <= afresh * (1 + config.recluster_growth)
 
 
 def drop_old_snapshots(output: Output, keep: set[str]) -> None:

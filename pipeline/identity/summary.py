@@ -129,7 +129,8 @@ def list_ambiguous(
     """Pairs of identities that a person should look at: `schema.AMBIGUOUS_PAIRS`, the highest score first.
 
     Those whose score lies less than `margin` below the threshold, and those above it that are kept apart because their
-    tracks are seen together, because a user said so, or because each is far more alike in itself (`rule.kinship`).
+    tracks are seen together, because a user said so, or because each is far more alike in itself
+    (`rule.relative_similarity`).
     """
     founded_N = np.where(founding_N, cluster_N, -1)
     names, of_founded = np.unique(founded_N[founded_N >= 0], return_inverse=True)

@@ -30,7 +30,7 @@ def aggregate_version(
         versions.get("embeddings"),
         versions.get("pose"),
         config.tracks.model_dump(mode="json"),
-        config.identities.model_dump(mode="json"),
+        config.identities.of_versions(),
         same_person_cosine,
         corpus.hexdigest(),
         digest_overrides(read_overrides(output)),

@@ -29,9 +29,7 @@ from pipeline.errors import OutputError
 from pipeline.storage.output import Output, open_output, write_bytes
 
 CHUNKS_KEY = b"faceatlas.chunks"
-CURRENT_FORMAT = (
-    2  # of current.json: {"format": 2, "tables": {table: version}}; 1, of 0.1, was the inner dict
-)
+CURRENT_FORMAT = 2  # of current.json: {"format": 2, "tables": {table: version}}; 1, of 0.1, was the inner dict
 _READERS = 16  # reading is waiting more than work
 
 #: one row per chunk that a file holds; `video` is given with the clip's last chunk

@@ -95,7 +95,7 @@ def test_ids_last_and_a_user_is_obeyed(local_ray, tmp_path):
     second = snapshot(output)
     assert list(second.values())[:4] == ids
     assert list(second.values())[4:6] == [ids[0], ids[2]]
-    added = snapshot(output, "identities.afresh_up_to=0", "identities.afresh_growth=9")
+    added = snapshot(output, "identities.recluster_up_to=0", "identities.recluster_growth=9")
     assert added == second
 
     tracks = parquet.read_table(output.root, "tracks", ["track_id", "clip_id"]).to_pylist()

@@ -83,7 +83,7 @@ def test_two_who_are_alike_but_far_less_than_each_in_itself_are_two():
     first = [{"embedding": 0.92 * PEOPLE[0] + 0.39 * aside} for aside in PEOPLE[2:10]]
     second = [{"embedding": 0.92 * alike + 0.39 * aside} for aside in PEOPLE[10:18]]
     assert cluster(*first, *second)[0] == [0] * 8 + [1] * 8
-    assert cluster(*first, *second, config=IdentitiesConfig(kinship=0.0))[0] == [0] * 16
+    assert cluster(*first, *second, config=IdentitiesConfig(relative_similarity=0.0))[0] == [0] * 16
 
 
 def test_a_look_between_two_people_does_not_chain_them():
