@@ -16,7 +16,7 @@ from pipeline.isolation.annotating import IsolatedAnnotator
 from pipeline.isolation.registry import RegistryClient, start_registry
 from pipeline.isolation.shutdown import ShutdownRequest
 from pipeline.maintenance.erase import finish_forgetting
-from pipeline.observe.logging import log
+from pipeline.observe.logging import get_logger
 from pipeline.planning import promotion
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.planning.versions import clips_version
@@ -83,7 +83,7 @@ def annotate(
         ConfigError: a pool cannot run on this cluster.
     """
     stop = stop or ShutdownRequest(config.faults.stop_grace_s)
-    warn = warn or (lambda words: log(config.ray.log_level, "warning", "waiting", message=words))
+    warn = warn or (lambda words: get_logger(config.ray.log_level).warning("waiting", message=words))
     out = fs.normalise_uri(out)  # workers of a cluster may work in another folder than this process
     run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     with lease.hold(open_output(out, config.storage.options), f"run {run}", config.lease) as held:

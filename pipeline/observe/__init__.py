@@ -1,4 +1,4 @@
-"""What a run says of itself while it runs: metrics for Prometheus and lines of the log.
+"""Observing a run: metrics for Prometheus and structured logs.
 
 In: counts and durations of the stages. Out: `ray.util.metrics` and JSON lines on standard error.
 """

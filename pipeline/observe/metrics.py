@@ -1,4 +1,4 @@
-"""What a run tells of itself while it runs: metrics of Ray, which its agents export for Prometheus.
+"""Metrics of a run: Ray records them, and its agents export them for Prometheus.
 
 Names here are without the prefix `ray_` that Ray puts before them. Metrics are recorded where Ray runs, in tasks,
 actors and the driver; elsewhere, as in a test without a cluster, recording does nothing.
@@ -8,12 +8,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
-
-if TYPE_CHECKING:
-    pass
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 _SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -35,13 +32,13 @@ METRICS = {
     "faceatlas_frames": Metric("counter", "Sampled frames committed to the table faces"),
     "faceatlas_faces": Metric("counter", "Faces committed to the table faces"),
     "faceatlas_quarantined": Metric("counter", "Clips that ended in quarantine, by class", ("error_class",)),
-    "faceatlas_retries": Metric("counter", "Clips and chunks begun again after a worker's death", ("stage",)),
+    "faceatlas_retries": Metric("counter", "Clips and chunks retried after a worker's death", ("stage",)),
     "faceatlas_stage_seconds": Metric("histogram", "Seconds of one chunk or batch in a stage", ("stage",), _SECONDS),
     "faceatlas_queue_seconds": Metric("histogram", "Seconds a chunk waited for a stage", ("stage",), _SECONDS),
     "faceatlas_model_seconds": Metric("counter", "Seconds of each model, on its device", ("slot",)),
     "faceatlas_model_faces": Metric("counter", "Faces that went through each face model", ("slot",)),
     "faceatlas_batch_fill": Metric("histogram", "Faces of a batch, of those that fit in", (), _SHARES),
-    "faceatlas_gpu_memory_bytes": Metric("gauge", "Most GPU memory an actor held; 0 on a CPU", ("pool",)),
+    "faceatlas_gpu_memory_bytes": Metric("gauge", "Peak GPU memory of an actor; 0 on a CPU", ("pool",)),
 }
 
 _made: dict[str, Any] = {}
@@ -77,11 +74,11 @@ def _make(name: str, metric: Metric) -> Any:
     return kind(name, metric.about, metric.labels)
 
 
-# -- what the parts of the flow record --------------------------------------------------------------------------------
+# -- recorded by the parts of the flow ---------------------------------------------------------------------------------
 
 
 def timed(items: Iterator[T], stage: str) -> Iterator[T]:
-    """The items of an iterator; the time to make each counts for the stage, that of the consumer does not."""
+    """Pass on the items of an iterator; record the time to make each, without the time of the consumer."""
     while True:
         begun = time.monotonic()
         try:
@@ -93,7 +90,7 @@ def timed(items: Iterator[T], stage: str) -> Iterator[T]:
 
 
 def record_waits(rows: pa.Table, stage: str) -> None:
-    """How long rows of schema.FLOW have waited since they left the stage before, by the clocks of two nodes."""
+    """Record the time since rows of schema.FLOW left the previous stage, by the clocks of two nodes."""
     now = time.time()
     for ready in rows["ready"].to_pylist():
         if ready is not None:
@@ -101,7 +98,7 @@ def record_waits(rows: pa.Table, stage: str) -> None:
 
 
 def record_actor(report: Mapping[str, Any], pool: str) -> None:
-    """What an actor tells of its last call: see actors.runtime.timing.Stopwatch.report."""
+    """Record the report of an actor's last call (actors.runtime.timing.Stopwatch.report)."""
     for slot, seconds in report["seconds"].items():
         record("faceatlas_model_seconds", seconds, slot=slot)
     for slot, faces in report["faces"].items():

@@ -12,7 +12,7 @@ from pipeline.decode.rows import chunks_to_table
 from pipeline.isolation.decoding import decode_isolated
 from pipeline.isolation.registry import RegistryClient
 from pipeline.observe import metrics
-from pipeline.observe.logging import ERROR_FIELDS, log
+from pipeline.observe.logging import ERROR_FIELDS, get_logger
 from pipeline.runs.context import Job
 from pipeline.tables import parquet
 
@@ -57,17 +57,13 @@ def decode_clips(work: pa.Table, job: Job, marks: RegistryClient) -> Iterator[pa
 
 def _log_decoded(chunk: Mapping, row: Mapping, job: Job) -> None:
     place = {"run": job.run, "shard": row["shard"], "clip": row["clip_id"], "chunk": chunk["first"]}
+    log = get_logger(job.config.ray.log_level)
     if chunk["error"] is not None:
-        log(
-            job.config.ray.log_level,
-            "warning",
-            "clip_failed",
-            **place,
-            **{name: chunk["error"].get(name) for name in ERROR_FIELDS},
-        )
+        log.warning("clip_failed", **place, **{name: chunk["error"].get(name) for name in ERROR_FIELDS})
+    elif chunk["last"]:
+        log.info("clip_decoded", **place)
     else:
-        level, event = ("info", "clip_decoded") if chunk["last"] else ("debug", "decoded")
-        log(job.config.ray.log_level, level, event, **place)
+        log.debug("decoded", **place)
 
 
 def _to_flow(chunk: dict, row: Mapping, stored: Mapping[str, pa.Table]) -> pa.Table:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.errors import OutputError
 from pipeline.observe import metrics
-from pipeline.observe.logging import ERROR_FIELDS, log
+from pipeline.observe.logging import ERROR_FIELDS, get_logger
 from pipeline.runs.context import Job
 from pipeline.tables import parquet
 from pipeline.tables.tombstones import without_forgotten
@@ -76,19 +76,14 @@ def write_chunks(rows: pa.Table, job: Job) -> pa.Table:
 
 
 def _log_committed(rows: pa.Table, job: Job) -> None:
+    log = get_logger(job.config.ray.log_level)
     for row in rows.select(["clip_id", "shard", "first", "error"]).to_pylist():
         place = {"run": job.run, "shard": row["shard"], "clip": row["clip_id"], "chunk": row["first"]}
         error = row["error"]
         if error is None:
-            log(job.config.ray.log_level, "debug", "committed", **place)
+            log.debug("committed", **place)
         elif error["stage"] == "annotate":  # others are in the log of the worker that decoded
-            log(
-                job.config.ray.log_level,
-                "warning",
-                "clip_failed",
-                **place,
-                **{name: error[name] for name in ERROR_FIELDS},
-            )
+            log.warning("clip_failed", **place, **{name: error[name] for name in ERROR_FIELDS})
 
 
 def slot_rows(rows: pa.Table, slot: str, embedding_dtype: str = "float32") -> pa.Table:
