@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import os
-import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -83,17 +82,19 @@ def retrying(call: Callable[[], T], waits_s: tuple[float, ...] | None = None) ->
         call: may be called several times.
         waits_s: seconds before each further attempt, made up to twice as long by chance; None: RETRY_WAITS_S.
     """
-    for wait_s in RETRY_WAITS_S if waits_s is None else waits_s:
-        try:
-            return call()
-        except Exception as error:
-            if not _may_pass(error):
-                raise
-        time.sleep(wait_s * (1 + random.random()))
-    return call()
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_random
+
+    waits = [wait_random(wait_s, 2 * wait_s) for wait_s in (RETRY_WAITS_S if waits_s is None else waits_s)]
+    attempts = Retrying(
+        retry=retry_if_exception(_may_pass),
+        wait=wait_chain(*waits),
+        stop=stop_after_attempt(len(waits) + 1),
+        reraise=True,
+    )
+    return attempts(call)
 
 
-def _may_pass(error: Exception) -> bool:
+def _may_pass(error: BaseException) -> bool:
     """Whether an error of storage or network may be gone at the next attempt."""
     import aiohttp
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
