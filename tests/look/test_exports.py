@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 
+import datasets
 import duckdb
 import numpy as np
 import pytest
@@ -81,7 +82,6 @@ def test_an_aligned_crop_has_the_eyes_where_arcface_expects_them():
 
 
 def test_the_hugging_face_folder_opens_and_has_a_card(out, tmp_path):
-    datasets = pytest.importorskip("datasets")
     done = export(out, "--format", "hf", "--to", tmp_path / "set")
     assert done.exit_code == 0, done.output
     faces = datasets.load_dataset(str(tmp_path / "set"), split="train", cache_dir=str(tmp_path / "cache"))

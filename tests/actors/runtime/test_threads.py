@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from skimage.data import astronaut
 
 from actors import FaceAnalyzer
 from actors.runtime.batch import Clipping, make_pieces
@@ -20,7 +21,7 @@ ENTRY = "extends: tiny\nmodels:\n  embeddings: {factory: 'own_model:build', inpu
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> str:
     """Nine frames of the portrait of an astronaut, each shifted a little."""
-    picture = pytest.importorskip("skimage.data").astronaut()
+    picture = astronaut()
     path = tmp_path_factory.mktemp("lanes") / "clip.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
