@@ -70,7 +70,8 @@ def hog_features(crops_NCHW: Tensor, landmarks_NK2: Tensor) -> HogFeatures:
         off_crop = (mask ^ seen).to(aligned.dtype) * _OUTSIDE
         described = hog(torch.addcmul(off_crop[:, None], aligned, seen.to(aligned.dtype)[:, None]))
         features.append(described)
-        shown.append(seen.flatten(1).any(1) & (described != 0).any(1))
+        lit = (aligned != 0).any(1) & seen  # the fill beyond the crop alone shows nothing
+        shown.append(lit.flatten(1).any(1) & (described != 0).any(1))
     good_N &= torch.cat(shown)
     nan = float("nan")
     return HogFeatures(
