@@ -1,8 +1,9 @@
 """Histograms of oriented gradients of the aligned face, cut to its outline: what the classical models read.
 
-Formulas: pyfeat_detector.md sections 5.1 to 5.3. A face is turned until its eyes are level and scaled by eyes, nose and
-mouth; all but the convex hull of its landmarks and a block above it, the forehead, is made black; the gradients of what
-remains are counted by direction in cells of 8 x 8 pixels. Everything runs on all faces at once, on the crops' device.
+Formulas: docs/reference/pyfeat.md sections 5.1 to 5.3. A face is turned until its eyes are level and scaled by eyes,
+nose and mouth; all but the convex hull of its landmarks and a block above it, the forehead, is made black; the
+gradients of what remains are counted by direction in cells of 8 x 8 pixels. Everything runs on all faces at once, on
+the crops' device.
 
 Shapes: N faces, K landmarks (68), C channels (3), S side of the picture in pixels, G cells along a side.
 """

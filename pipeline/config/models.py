@@ -288,7 +288,7 @@ class IdentitiesConfig(Section):
     size_adjust: float = Field(
         default=0.18,
         ge=0,
-        description="Small clusters must be closer than the threshold by up to this (design/clustering).",
+        description="Small clusters must be closer than the threshold by up to this (docs/reference/clustering.md).",
     )
     neighbours: int = Field(default=32, ge=1, description="Candidate neighbours per track.")
     component_cosine: float = Field(
