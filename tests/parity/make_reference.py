@@ -3,7 +3,7 @@
     python tests/parity/make_reference.py [--venv FOLDER] [--out FOLDER]
 
 Creates a virtual environment, installs py-feat and the versions below, and runs `pyfeat_answers.py` in it. Nothing is
-downloaded but these packages: no weights, no pictures. The environment takes 6 GB and ten minutes, the answers three.
+downloaded but these packages: no weights, no pictures. The environment takes 7 GB, the answers a minute.
 PyTorch's video decoder (torchcodec) needs the shared libraries of FFmpeg 4 to 8, on Debian `apt-get install ffmpeg`.
 
 The Detectorv1 of py-feat 2.1.5 is that of 2.0.3, file by file.
