@@ -17,6 +17,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+PARITY = Path(__file__).resolve().parent / "parity" / "reference"
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -57,8 +58,8 @@ def weights():
 
 @pytest.fixture(scope="session")
 def parity():
-    """Folder of the reference's answers."""
-    return _folder("FACEATLAS_PARITY", SHARED / "parity")
+    """Folder of the reference's answers: the repository's, or other ones of the same form."""
+    return _folder("FACEATLAS_PARITY", PARITY)
 
 
 @pytest.fixture(scope="session")

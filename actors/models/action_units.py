@@ -1,8 +1,9 @@
 """Action units, and emotions, by classical classifiers on HOG features: boosted trees or linear support vectors.
 
-Formulas: pyfeat_detector.md sections 5.4 to 5.7 and 6. A classifier reads the features of its region, standardised and
-projected by a PCA, and the aligned landmarks. Standardising and projecting are one affine map, which is put together
-here in float64; a linear classifier behind it is affine too, so that all of those are one map from features to scores.
+Formulas: docs/reference/pyfeat.md sections 5.4 to 5.7 and 6. A classifier reads the features of its region,
+standardised and projected by a PCA, and the aligned landmarks. Standardising and projecting are one affine map, which
+is put together here in float64; a linear classifier behind it is affine too, so that all of those are one map from
+features to scores.
 
 Shapes: N faces.
 """

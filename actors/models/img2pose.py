@@ -1,6 +1,6 @@
 """img2pose (Albiero et al. 2021): a Faster R-CNN that finds faces by their head pose in six degrees of freedom.
 
-Formulas: pyfeat_detector.md sections 2.2 and 9. The module names are those of the published weights.
+Formulas: docs/reference/pyfeat.md sections 2.2 and 9. The module names are those of the published weights.
 
 A region proposal network on a ResNet-18 feature pyramid names regions; two heads then say of each region whether it is
 a face and which pose the face has relative to the region. The box of a face is drawn around the projection of 68

@@ -1,6 +1,6 @@
 """MobileFaceNet (Chen et al. 2018) with a regression head: 68 landmarks of a 112-pixel crop.
 
-Layout: pyfeat_detector.md sections 4 and 12. The module names are those of the published weights.
+Layout: docs/reference/pyfeat.md sections 4 and 12. The module names are those of the published weights.
 
 Shapes: N faces, C H W channels, rows, columns.
 """

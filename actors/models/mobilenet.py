@@ -1,6 +1,6 @@
 """MobileNetV2 (Sandler et al. 2018) with a global depth-wise convolution: 68 landmarks of a 224-pixel crop.
 
-Layout: pyfeat_detector.md sections 4 and 12. The module names are those of the published weights, which hold the
+Layout: docs/reference/pyfeat.md sections 4 and 12. The module names are those of the published weights, which hold the
 features twice, once as the classifier's that they were trained from and once as the landmark network's.
 
 Shapes: N faces, C H W channels, rows, columns.

@@ -1,6 +1,6 @@
 """PFLD (Guo et al. 2019): 68 landmarks of a 112-pixel crop, out of features of three sizes.
 
-Layout: pyfeat_detector.md sections 4 and 12. The module names are those of the published weights.
+Layout: docs/reference/pyfeat.md sections 4 and 12. The module names are those of the published weights.
 
 Shapes: N faces, C H W channels, rows, columns.
 """

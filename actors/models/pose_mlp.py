@@ -1,6 +1,6 @@
 """Head pose from 68 landmarks, by a small multi-layer perceptron.
 
-Formulas: pyfeat_detector.md section 9. The module names are those of the published weights.
+Formulas: docs/reference/pyfeat.md section 9. The module names are those of the published weights.
 
 Shapes: N faces, K landmarks (68).
 """

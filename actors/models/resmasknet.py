@@ -1,7 +1,7 @@
 """ResMaskNet, the Residual Masking Network (Pham et al. 2020): seven emotions of a 224-pixel crop.
 
-Layout: pyfeat_detector.md sections 6 and 12. The module names are those of the published weights, in which the shortcut
-of each block of a mask is stored twice, once as the mask's and once as the block's.
+Layout: docs/reference/pyfeat.md sections 6 and 12. The module names are those of the published weights, in which the
+shortcut of each block of a mask is stored twice, once as the mask's and once as the block's.
 
 Shapes: N faces, C H W channels, rows, columns.
 """

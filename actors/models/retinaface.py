@@ -1,6 +1,6 @@
 """RetinaFace (Deng et al. 2020): a one-stage face detector, with a ResNet-34 or a MobileNetV1-0.25 backbone.
 
-Formulas: pyfeat_detector.md section 2.1. The module names are those of the published weights.
+Formulas: docs/reference/pyfeat.md section 2.1. The module names are those of the published weights.
 
 Shapes: B frames, C H W channels, rows, columns; A anchors of a frame, M anchors that pass the threshold, N faces.
 """

@@ -35,7 +35,7 @@ _FARTHEST_PX = 2.0**30  # integer boxes stay far inside int64 and exact in float
 
 
 def crop_faces(frames_BCHW: Tensor, frame_N: Tensor, boxes_N4: Tensor, size: int, expand: float) -> Tensor:
-    """Square crops of axis-aligned boxes, as the reference cuts them (pyfeat_detector.md section 3.1).
+    """Square crops of axis-aligned boxes, as the reference cuts them (docs/reference/pyfeat.md section 3.1).
 
     Width and height of the box grow by `expand` about its centre, each on its own, and the rectangle is stretched to a
     square; nothing is clamped to the frame. Sampling is bilinear without antialiasing, at the reference's positions:
@@ -67,7 +67,7 @@ def crop_faces(frames_BCHW: Tensor, frame_N: Tensor, boxes_N4: Tensor, size: int
 
 
 def crop_boxes(boxes_N4: Tensor, expand: float) -> Tensor:
-    """The boxes that crops are taken from, rounded half to even (pyfeat_detector.md section 3.1).
+    """The boxes that crops are taken from, rounded half to even (docs/reference/pyfeat.md section 3.1).
 
     Args:
         boxes_N4: float32 px of the frame.
@@ -82,7 +82,7 @@ def crop_boxes(boxes_N4: Tensor, expand: float) -> Tensor:
 
 
 def landmarks_to_frame(landmarks_N136: Tensor, crop_boxes: Tensor) -> Tensor:
-    """Landmarks of a crop in pixels of the frame (pyfeat_detector.md section 3.2).
+    """Landmarks of a crop in pixels of the frame (docs/reference/pyfeat.md section 3.2).
 
     Args:
         landmarks_N136: float32 x0, y0, x1, y1, ... in fractions of the crop; any even number of columns.

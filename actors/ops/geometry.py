@@ -2,7 +2,7 @@
 
 A pose is six numbers: a rotation vector (axis times angle, rad) about the x, y and z axis, and a translation. The
 camera looks along +z, x to the right, y down; its focal length is the sum of the picture's sides and its centre
-(width // 2, height // 2), all in pixels. Formulas: pyfeat_detector.md section 2.2, after img2pose (Albiero et al.
+(width // 2, height // 2), all in pixels. Formulas: docs/reference/pyfeat.md section 2.2, after img2pose (Albiero et al.
 2021).
 
 Shapes: N poses, K points of the reference face.

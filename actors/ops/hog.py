@@ -1,8 +1,9 @@
 """Histograms of oriented gradients of the aligned face, cut to its outline: what the classical models read.
 
-Formulas: pyfeat_detector.md sections 5.1 to 5.3. A face is turned until its eyes are level and scaled by eyes, nose and
-mouth; all but the convex hull of its landmarks and a block above it, the forehead, is made black; the gradients of what
-remains are counted by direction in cells of 8 x 8 pixels. Everything runs on all faces at once, on the crops' device.
+Formulas: docs/reference/pyfeat.md sections 5.1 to 5.3. A face is turned until its eyes are level and scaled by eyes,
+nose and mouth; all but the convex hull of its landmarks and a block above it, the forehead, is made black; the
+gradients of what remains are counted by direction in cells of 8 x 8 pixels. Everything runs on all faces at once, on
+the crops' device.
 
 Shapes: N faces, K landmarks (68), C channels (3), S side of the picture in pixels, G cells along a side.
 """
@@ -70,7 +71,8 @@ def hog_features(crops_NCHW: Tensor, landmarks_NK2: Tensor) -> HogFeatures:
         off_crop = (mask ^ seen).to(aligned.dtype) * _OUTSIDE
         described = hog(torch.addcmul(off_crop[:, None], aligned, seen.to(aligned.dtype)[:, None]))
         features.append(described)
-        shown.append(seen.flatten(1).any(1) & (described != 0).any(1))
+        lit = (aligned != 0).any(1) & seen  # the fill beyond the crop alone shows nothing
+        shown.append(lit.flatten(1).any(1) & (described != 0).any(1))
     good_N &= torch.cat(shown)
     nan = float("nan")
     return HogFeatures(

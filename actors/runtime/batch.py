@@ -16,7 +16,7 @@ from actors.ops.hog import HogFeatures, hog_features
 
 _SAME_FACE = 0.5  # overlap at which two boxes of one frame are one face
 
-#: kind of crop -> side in pixels, and how far it reaches beyond the box (pyfeat_detector.md section 3.1)
+#: kind of crop -> side in pixels, and how far it reaches beyond the box (docs/reference/pyfeat.md section 3.1)
 CROPS = {
     "crops112": (112, crops.EXPAND_112),
     "crops224": (224, crops.EXPAND_224),

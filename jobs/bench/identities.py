@@ -21,13 +21,13 @@ from pipeline.identity.scores import score_clusters
 MIN_QUALITY = 0.15
 EXACT_UP_TO = 100_000  # IdentitiesConfig.exact_up_to
 WIDTH = 512
-#: Methods of the reference at its default and at the best threshold that design/clustering.md found.
+#: Methods of the reference at its default and at the best threshold that docs/reference/clustering.md found.
 REFERENCE: list[tuple[Method, float]] = [("gallery", 0.8), ("gallery", 0.4), ("connected", 0.45), ("hdbscan", 0.5)]
 _HDBSCAN_UP_TO = 5_000  # scikit-learn's is quadratic: 20,000 rows take tens of minutes
 
 
 def make_tracks(regime: str, num: int, seed: int) -> dict[str, np.ndarray]:
-    """Synthetic track embeddings with hard cases, in the spirit of the evidence in design/clustering.md.
+    """Synthetic track embeddings with hard cases, in the spirit of the evidence in docs/reference/clustering.md.
 
     People are directions; a fifth of them are look-alikes of another. Those with many tracks have several looks. Tracks
     vary in quality, 2 % are occluded, 2 % show no face, 1 % lie between two people. A tenth are seen together with

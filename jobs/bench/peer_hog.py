@@ -25,7 +25,7 @@ from feat.utils.image_operations import HOGLayer
 
 
 def make_weights(path: Path, components: int = 1000, trees: int = 120) -> None:
-    """Stand-ins as of shared/peer/bench_pyfeat.py; a tree sees a twentieth of the columns, to be made in a minute."""
+    """Stand-ins of about the published sizes; a tree sees a twentieth of the columns, to be made in a minute."""
     import xgboost
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler

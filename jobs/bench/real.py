@@ -204,7 +204,7 @@ def real(
 ) -> None:
     """Who is who on real pictures and videos with truth: scores, and every mistake by name.
 
-    Example: python -m jobs.bench real --data ../shared/data --bundle tests/bundles/shared.yaml
+    Example: python -m jobs.bench real --data DATA --bundle BUNDLE
     """
     with exit_on_error():
         cosine = threshold_of(bundle)

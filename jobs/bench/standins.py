@@ -168,7 +168,7 @@ class FixedFaces(nn.Module):
     """RetinaFace in full, whose answer is put aside for a fixed number of boxes in every frame.
 
     So the work of a frame does not depend on what stand-in weights see in it. The first box covers 30 to 90 % of the
-    width and 20 to 100 % of the height, as in shared/peer/bench_pyfeat.py; further ones are as large and shifted.
+    width and 20 to 100 % of the height; further ones are as large and shifted.
     """
 
     def __init__(self, weights: Path, faces: int = 1) -> None:

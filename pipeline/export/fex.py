@@ -1,8 +1,8 @@
 """The layout of py-feat's tables (`Fex`, version 2.0.3): 695 columns for a video, one row per face.
 
-Names, order, dtypes and units are those of pyfeat_detector.md section 10. What differs from our own tables: the box is
-the crop (1.2 times the detector's box, in whole pixels) as corner and size; landmarks are all x, then all y; a frame
-without a face has a row of its own, without numbers and with a score of 0.
+Names, order, dtypes and units are those of docs/reference/pyfeat.md section 10. What differs from our own tables: the
+box is the crop (1.2 times the detector's box, in whole pixels) as corner and size; landmarks are all x, then all y; a
+frame without a face has a row of its own, without numbers and with a score of 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -119,7 +119,7 @@ def face_rectangles(boxes_N4: np.ndarray) -> np.ndarray:
 
     Returns:
         (N, 4) float32: left, top, width, height of the box grown 1.2 times about its centre, each edge rounded half to
-        even (pyfeat_detector.md sections 3.1 and 3.3); never clipped to the frame.
+        even (docs/reference/pyfeat.md sections 3.1 and 3.3); never clipped to the frame.
     """
     low_N2, high_N2 = boxes_N4[:, :2], boxes_N4[:, 2:]
     centre_N2, half_N2 = (low_N2 + high_N2) / 2, (high_N2 - low_N2) * _EXPAND / 2

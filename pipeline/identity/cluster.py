@@ -9,7 +9,7 @@
     cluster of each vector
 
 Rows that belong to a known clustering may be frozen: they enter phase B as finished nodes, and only pairs with a new
-row are looked at. Chosen by measurement, design/clustering.md and docs/benchmarks.
+row are looked at. Chosen by measurement, docs/reference/clustering.md and docs/benchmarks.
 Letters: N vectors, D width, K nodes, E candidate pairs, C cannot-links.
 """
 

@@ -1,8 +1,8 @@
 """What is known beforehand about who is who: rows that are one person, and rows that are not.
 
 Cannot-links are soft while clusters form, because a hard one lets a single mistaken track split a person (it cost 2.7
-points in one set, design/clustering.md). In the end none is left inside a cluster: the weaker member leaves. A user's
-word is stronger: such a cannot-link blocks every merge, and rows that a user joined stay together.
+points in one set, docs/reference/clustering.md). In the end none is left inside a cluster: the weaker member leaves. A
+user's word is stronger: such a cannot-link blocks every merge, and rows that a user joined stay together.
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ Clusters A and B with weighted sums S of their members' vectors, W of their weig
     s = <S_A, S_B> / (W_A W_B) - small_cluster_margin / sqrt(n_A n_B)
 
 their mean cosine, in which good looks count more, less what it may be by chance when they are small
-(design/clustering.md). The best pair merges first, while its score reaches the threshold. A merge is blocked
+(docs/reference/clustering.md). The best pair merges first, while its score reaches the threshold. A merge is blocked
 
 - while the two are far less alike than each is in itself: the mean cosine must reach `relative_similarity` times
   sqrt(c_A c_B), where c is the mean cosine of a cluster's members and of one more pair that would just do. Look-alikes

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([PROJECT / "README.md", *(PROJECT / "docs").glob("*.md"), *(PROJECT / "infra").rglob("*.md")])
+PAGES = [*(PROJECT / "docs").glob("*.md"), *(PROJECT / "docs" / "reference").glob("*.md")]
+DOCUMENTS = sorted([PROJECT / "README.md", *PAGES, *(PROJECT / "infra").rglob("*.md")])
 
 #: what the commands begin with that no test runs, and why; tests check their arguments as far as that is possible here
 NOT_RUN = {

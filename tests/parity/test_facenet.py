@@ -2,13 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from actors.models.facenet import build_facenet
-
-
-def build(state, folder):
-    torch.save(state, folder / "weights.pth")
-    return build_facenet({"weights": folder / "weights.pth"})
-
 
 @pytest.fixture(scope="module")
 def state(standin_state):
@@ -16,8 +9,8 @@ def state(standin_state):
 
 
 @pytest.fixture(scope="module")
-def net(state, tmp_path_factory, place):
-    return place(build(state, tmp_path_factory.mktemp("facenet")))
+def net(state, build, tmp_path_factory, place):
+    return place(build("facenet", state, tmp_path_factory.mktemp("facenet")))
 
 
 @torch.inference_mode()
@@ -30,7 +23,3 @@ def test_embeddings_are_those_of_the_reference(net, device, parity, assert_like_
 
 def test_network_has_the_published_layout(net, state, assert_layout):
     assert_layout(net, state, parameters=27_910_327)
-
-
-def test_weights_load_strictly(state, tmp_path, assert_strict):
-    assert_strict(lambda changed: build(changed, tmp_path), state)

@@ -2,18 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from actors.models.mobilenet import build_mobilenet
-
-
-def build(state, folder):
-    published = {f"module.{name}": tensor for name, tensor in state.items()}
-    torch.save({"state_dict": published}, folder / "weights.pth.tar")
-    return build_mobilenet({"weights": folder / "weights.pth.tar"})
-
 
 @pytest.fixture(scope="module")
-def net(standin_state, tmp_path_factory, place):
-    return place(build(standin_state("mobilenet"), tmp_path_factory.mktemp("mobilenet")))
+def net(standin_state, build, tmp_path_factory, place):
+    return place(build("mobilenet", standin_state("mobilenet"), tmp_path_factory.mktemp("mobilenet")))
 
 
 @torch.inference_mode()
@@ -32,7 +24,3 @@ def test_the_crops_that_other_models_share_are_left_as_they_were(net, device):
 
 def test_network_has_the_published_layout(net, standin_state, assert_layout):
     assert_layout(net, standin_state("mobilenet"), parameters=3_744_504)
-
-
-def test_weights_load_strictly(standin_state, tmp_path, assert_strict):
-    assert_strict(lambda state: build(state, tmp_path), standin_state("mobilenet"))

@@ -1,21 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-
-from actors.models.retinaface import build_retinaface_r34
 
 
 @pytest.fixture(scope="module")
-def standin_weights(standin_state, tmp_path_factory):
-    path = tmp_path_factory.mktemp("retinaface") / "weights.safetensors"
-    save_file(standin_state("retinaface_r34"), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def net(standin_weights, place):
-    return place(build_retinaface_r34({"weights": standin_weights}))
+def net(standin_state, build, tmp_path_factory, place):
+    return place(build("retinaface_r34", standin_state("retinaface_r34"), tmp_path_factory.mktemp("retinaface")))
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +48,3 @@ def test_a_frame_is_detected_alike_in_whatever_batch(net, frames):
     mine = together.frame_N == 1
     assert len(alone) == mine.sum()
     torch.testing.assert_close(together.boxes_N4[mine], alone.boxes_N4, rtol=1e-4, atol=1e-2)
-
-
-def test_weights_load_strictly(standin_state, tmp_path, assert_strict):
-    def load(state):
-        save_file(state, tmp_path / "changed.safetensors")
-        return build_retinaface_r34({"weights": tmp_path / "changed.safetensors"})
-
-    assert_strict(load, standin_state("retinaface_r34"))
