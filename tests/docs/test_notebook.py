@@ -1,4 +1,4 @@
-"""The notebook runs, and the outputs that it shows are those of the code of today."""
+"""The notebook runs, its outputs are those of today's code, and so is what README says of the demo."""
 
 import ast
 import json
@@ -38,6 +38,7 @@ def as_script():
         if isinstance(body[-1], ast.Expr) and cell["outputs"]:
             body[-1] = ast.parse(f"_shown[{number}] = repr({ast.unparse(body[-1].value)})").body[0]
         parts.append(ast.unparse(ast.Module(body, [])))
+    parts.append("from jobs.commands.demo import say_what_was_found\nsay_what_was_found(out, report)")
     return "\n".join([*parts, "print('SHOWN ' + json.dumps(_shown))"])
 
 
@@ -49,7 +50,8 @@ def without_ids(text):
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory):
+def said(tmp_path_factory):
+    """What the script prints: of the notebook's corpus, which is the demo's."""
     place = tmp_path_factory.mktemp("notebook")
     (place / "notebook.py").write_text(as_script())
     environment = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
@@ -58,11 +60,11 @@ def shown(tmp_path_factory):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (place / "report.html").exists()
-    return json.loads(done.stdout.rpartition("SHOWN ")[2])
+    return done.stdout
 
 
-def test_every_output_is_that_of_the_code_of_today(shown):
-    stored = {}
+def test_every_output_is_that_of_the_code_of_today(said):
+    shown, stored = json.loads(said.rpartition("SHOWN ")[2]), {}
     for number, cell in enumerate(CODE):
         for output in cell["outputs"]:
             if "image/png" not in output["data"]:
@@ -70,6 +72,11 @@ def test_every_output_is_that_of_the_code_of_today(shown):
     assert len(stored) >= 5
     for number, text in stored.items():
         assert without_ids(shown[number]) == without_ids(text), "run python docs/site/run_notebook.py"
+
+
+def test_the_readme_quotes_what_the_demo_prints(said):
+    (quoted,) = re.findall(r"```text\n(found: .*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+    assert quoted in said
 
 
 def test_the_notebook_is_small_and_shows_the_two_portraits_alone():
