@@ -3,11 +3,30 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 _PROJECT = Path(__file__).resolve().parents[2]
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Expand the patterns of the navigation."""
+    config.nav = _expand(config.nav, Path(config.docs_dir))
+    return config
+
+
+def _expand(entries: list[Any], folder: Path) -> list[Any]:
+    expanded: list[Any] = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            expanded += [{name: _expand(v, folder) if isinstance(v, list) else v} for name, v in entry.items()]
+        elif "*" in entry:
+            expanded += [str(path.relative_to(folder)) for path in sorted(folder.glob(entry))]
+        else:
+            expanded.append(entry)
+    return expanded
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
