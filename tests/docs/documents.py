@@ -21,6 +21,7 @@ NOT_RUN = {
     "mypy": ".ci/run does",
     "lint-imports": ".ci/run does",
     "bash .ci/run": "it would run itself",
+    "mkdocs build": ".ci/run does",
     "python -m jobs.docs": "it writes into this checkout; its pages are compared below",
     "ray job submit": "needs a cluster with a dashboard; what it submits is run",
     "ray up": "needs an AWS account; Ray validates the file in tests/infra",

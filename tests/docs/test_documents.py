@@ -69,6 +69,12 @@ def test_links_between_documents_lead_somewhere():
             assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
+def test_pictures_of_the_documents_are_small():
+    sizes = {path.name: path.stat().st_size for path in (PROJECT / "docs" / "images").iterdir()}
+    assert sizes
+    assert max(sizes.values()) < 300_000
+
+
 @pytest.mark.parametrize("line", ["faceatlas status OUT --jsn", "faceatlas versions show OUT", "faceatlas forgot OUT"])
 def test_a_command_that_does_not_exist_would_be_noticed(line):
     with pytest.raises(Exception, match="No such"):
