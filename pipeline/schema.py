@@ -11,6 +11,8 @@ import pyarrow as pa
 
 AU_NUMBERS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15, 17, 20, 23, 24, 25, 26, 28, 43)
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+#: YUV matrix -> weights of red and blue in luma: ITU-R BT.601, BT.709, BT.2020 (non-constant luminance)
+LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 SLOTS = ("face", "landmarks", "pose", "action_units", "emotions", "embeddings", "gaze")
 
 

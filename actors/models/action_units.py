@@ -20,8 +20,8 @@ from actors.errors import WeightsError
 from actors.models.trees import TreeEnsemble, Trees, read_trees
 from actors.ops.hog import HOG_WIDTH, HogFeatures
 from actors.weights.skops_files import BoostedClassifier, HogClassifiers, LinearClassifier, read_classifiers
+from pipeline.schema import AU_NUMBERS
 
-AUS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15, 17, 20, 23, 24, 25, 26, 28, 43)
 #: names in the file, in the order of schema.EMOTIONS
 EMOTIONS = ("anger", "disgust", "fear", "happ", "sad", "sur", "neutral")
 
@@ -76,8 +76,8 @@ class BoostedHog(nn.Module):
             faces: HOG features and aligned landmarks.
 
         Returns:
-            (N, 20) float32, in the order of AUS. NaN for a face whose features are NaN; xgboost would take NaN for a
-            missing value and answer with a number.
+            (N, 20) float32, in the order of AU_NUMBERS. NaN for a face whose features are NaN; xgboost would take NaN
+            for a missing value and answer with a number.
         """
         good_N1 = faces.features_N5408.isfinite().all(1, keepdim=True)
         projected = torch.addmm(self.bias, faces.features_N5408.float(), self.weight).split(self.widths, dim=1)
@@ -158,7 +158,7 @@ def build_xgb(files: Mapping[str, Path]) -> BoostedHog:
     maps = {region: _affine(path, held, region) for region in REGIONS}
     widths = [maps[region][0].shape[1] for region in REGIONS]
     members, regions = [], []
-    for au in AUS:
+    for au in AU_NUMBERS:
         region = XGB_REGIONS.get(au, "full")
         found = held.classifiers.get(f"AU{au}")
         if not isinstance(found, BoostedClassifier):
@@ -175,7 +175,7 @@ def build_xgb(files: Mapping[str, Path]) -> BoostedHog:
 
 def build_svm(files: Mapping[str, Path]) -> LinearHog:
     """Action units by linear support vectors; arguments and errors as of `build_xgb`."""
-    return _build_linear(Path(files["weights"]), [(f"AU{au}", SVM_REGIONS.get(au, "full")) for au in AUS])
+    return _build_linear(Path(files["weights"]), [(f"AU{au}", SVM_REGIONS.get(au, "full")) for au in AU_NUMBERS])
 
 
 def build_emotion_svm(files: Mapping[str, Path]) -> LinearHog:

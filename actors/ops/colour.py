@@ -12,8 +12,8 @@ Shapes: B frames, H rows, W columns; h = ceil(H / 2), w = ceil(W / 2).
 
 from torch import Tensor, empty, int16, int32, uint8
 
-#: weights of red and blue in luma: ITU-R BT.601, BT.709, BT.2020 (non-constant luminance)
-LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
+from pipeline.schema import LUMA_WEIGHTS
+
 _BITS = 13
 # Intermediate planes are 16 and 32 bit. On the CPU a block of this many pixels keeps them in the cache, which is three
 # times as fast as the whole batch at once; a GPU wants few launches.

@@ -12,17 +12,9 @@ import itertools
 import torch
 from torch import Tensor
 
-from actors.ops.colour import LUMA_WEIGHTS
+from pipeline.geometry import ARCFACE_POINTS
+from pipeline.schema import LUMA_WEIGHTS
 
-#: eye centres, nose tip and mouth corners (left in the picture first) in a 112-pixel crop that ArcFace expects
-#: (Deng et al., "ArcFace", 2019; the alignment of its published training set)
-ARCFACE_POINTS = (
-    (38.2946, 51.6963),
-    (73.5318, 51.5014),
-    (56.0252, 71.7366),
-    (41.5493, 92.3655),
-    (70.7299, 92.2041),
-)
 #: growth of the detector's box: for 112-pixel crops (landmarks, identity, gaze, AUs), for 224-pixel crops (emotions)
 EXPAND_112 = 1.2
 EXPAND_224 = 1.1

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -10,13 +10,11 @@ from rich.table import Table
 from jobs.commands.maintain import changing, console, pairs, reading
 from jobs.options import ConfigOption, OutArgument, SetOption, exit_on_error
 from pipeline.errors import ConfigError
+from pipeline.maintenance import version_diff
 from pipeline.runs.history import read_runs
 from pipeline.schema import TABLE_OF_SLOT
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
-
-if TYPE_CHECKING:
-    from pipeline.maintenance import version_diff
 
 EXCEEDED = 3  # exit code of a comparison that breaks a limit
 
@@ -87,8 +85,6 @@ def diff(
 
     Example: faceatlas versions diff out/ landmarks 1f0c... 9a3b... --limit mean_distance=1.5
     """
-    from pipeline.maintenance import version_diff  # with pandas, which takes a second to load
-
     with exit_on_error():
         limits = {name: _number(name, value) for name, value in pairs(limit, "--limit").items()}
         metrics = version_diff.diff(reading(out, config, assignments), table, old, new)
@@ -107,7 +103,7 @@ def _number(name: str, value: str) -> float:
         raise ConfigError(f"--limit {name}={value}: {value!r} is no number") from error
 
 
-def _print_metrics(metrics: "list[version_diff.Metric]", limits: Mapping[str, float], broken: set[str]) -> None:
+def _print_metrics(metrics: list[version_diff.Metric], limits: Mapping[str, float], broken: set[str]) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("metric", "value", "limit"):
         table.add_column(name, no_wrap=True, justify="left" if name == "metric" else "right")

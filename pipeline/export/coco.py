@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.errors import OutputError
 from pipeline.export.datasets import Progress
 from pipeline.storage.output import open_output
-from pipeline.tables.clip_reader import ClipTables, choose_clips, name_of
+from pipeline.tables.clip_reader import ClipReader, choose_clips, name_of
 
 _LANDMARK_NAMES = [
     f"{part}_{i}" for part, n in (("jaw", 17), ("brow", 10), ("nose", 9), ("eye", 12), ("mouth", 20)) for i in range(n)
@@ -33,7 +33,7 @@ def export_coco(out: str, to: str, clips: Sequence[str] = (), options: Mapping[s
         OutputError: `out` holds no tables, or the file cannot be written.
         ConfigError: no such clip.
     """
-    tables = ClipTables(open_output(out, options))
+    tables = ClipReader(open_output(out, options))
     category = {"id": 1, "name": "face", "supercategory": "person", "keypoints": _LANDMARK_NAMES, "skeleton": []}
     images, count = 0, 0
     _make_parent(to)
@@ -42,7 +42,7 @@ def export_coco(out: str, to: str, clips: Sequence[str] = (), options: Mapping[s
         file.write(json.dumps({"info": _info(out), "licenses": [], "categories": [category]})[:-1] + ', "images": [')
         for clip in choose_clips(tables.clips(), clips):
             image_of: dict[int, int] = {}
-            for face in tables.faces(clip, ("landmarks",)):
+            for face in tables.faces(clip, ("landmarks",)).to_pylist():
                 if face["frame"] not in image_of:
                     images += 1
                     image_of[face["frame"]] = images

@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 
 from pipeline.runs.history import read_runs
-from pipeline.tables.clip_reader import ClipTables
+from pipeline.tables.clip_reader import ClipReader
 
 _LIMITS = """\
 ## Known limits
@@ -20,7 +20,7 @@ _LIMITS = """\
 """
 
 
-def data_card(tables: ClipTables, rows: int, wide: pa.Schema) -> str:
+def data_card(tables: ClipReader, rows: int, wide: pa.Schema) -> str:
     """The README.md of a Hugging Face data set folder.
 
     Args:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline import schema
 from pipeline.export.dataset_card import data_card
 from pipeline.storage.output import open_output
-from pipeline.tables.clip_reader import ClipTables, choose_clips
+from pipeline.tables.clip_reader import ClipReader, choose_clips
 
 Progress = Iterator[tuple[str, int]]
 
@@ -27,7 +27,7 @@ def export_hf(out: str, to: str, clips: Sequence[str] = (), options: Mapping[str
     Raises:
         OutputError, ConfigError: as `export_coco`.
     """
-    tables = ClipTables(open_output(out, options))
+    tables = ClipReader(open_output(out, options))
     wide = wide_schema(tables.slots)
     folder = Path(to)
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -43,9 +43,9 @@ def export_hf(out: str, to: str, clips: Sequence[str] = (), options: Mapping[str
                 place = str(folder / "data" / f"train-{found:05d}.parquet")
                 writer, found = pq.ParquetWriter(place, wide, compression="zstd"), found + 1
                 rows = 0
-            table = pa.Table.from_pylist(
-                [{**face, "key": clip["key"]} for face in tables.faces(clip, tables.slots[1:])], schema=wide
-            )
+            table = tables.faces(clip, tables.slots)
+            table = table.append_column("key", pa.repeat(pa.scalar(clip["key"], pa.string()), table.num_rows))
+            table = table.select(wide.names).cast(wide)
             assert writer is not None
             writer.write_table(table)
             rows, total = rows + table.num_rows, total + table.num_rows

@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline import schema
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
-from pipeline.tables.clip_reader import ClipTables
+from pipeline.tables.clip_reader import ClipReader
 
 _HEAD = """\
 -- The tables of {root} in DuckDB: `duckdb -init views.sql`, or .read views.sql
@@ -19,7 +19,7 @@ def views_sql(output: Output) -> str:
     Raises:
         OutputError: there are no tables.
     """
-    tables = ClipTables(output)
+    tables = ClipReader(output)
     there = {
         name: version
         for name, version in sorted(tables.current.items())

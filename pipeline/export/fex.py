@@ -5,13 +5,14 @@ box is the crop (1.2 times the detector's box, in whole pixels) as corner and si
 frame without a face has a row of its own, without numbers and with a score of 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline import schema
+from pipeline.arrays import columns_to_matrix
 
 _EXPAND = np.float32(1.2)
 _LANDMARKS, _EMBEDDING = 68, 512
@@ -58,24 +59,23 @@ class Video:
 
 
 def fex_rows(
-    video: Video, frames: Sequence[int] | np.ndarray, tables: Mapping[str, pa.Table], labels: Sequence[str | None]
+    video: Video, frames: Sequence[int] | np.ndarray, faces: pa.Table, labels: Sequence[str | None]
 ) -> pa.Table:
     """Rows of one clip, or of some frames of it, in py-feat's layout.
 
     Args:
         video: the video.
         frames: indices of the annotated frames, rising; each gets a row for each of its faces, or one without a face.
-        tables: slot -> rows of its table (schema.slot_schema) that lie in these frames; `face` must be there. A slot
-            that is missing, or that lacks a face, gives nulls.
-        labels: `Identity` of each row of `tables["face"]`.
+        faces: the faces in these frames, any order: `schema.slot_schema("face")` and the columns of other slots. A
+            slot whose columns are missing, or null, gives nulls.
+        labels: `Identity` of each row of `faces`.
 
     Returns:
         Table with schema FEX, ordered by frame and face; null where not computed.
     """
-    faces = tables["face"]
-    keys_N = _keys(faces)
-    order_N = np.argsort(keys_N)
-    face_frame_N = keys_N[order_N] >> 32
+    frame_N = faces["frame"].to_numpy().astype(np.int64)
+    order_N = np.lexsort([faces["face"].to_numpy(), frame_N])
+    face_frame_N = frame_N[order_N]
     frames_S = np.asarray(frames, np.int64)
     empty_S = frames_S[~np.isin(frames_S, face_frame_N)]
     # row of `faces` for each row of the result; -1: a frame without a face
@@ -86,7 +86,7 @@ def fex_rows(
 
     columns: list[pa.Array] = []
     for slot, names in COLUMNS_OF_SLOT.items():
-        values_ND = _slot_values(slot, tables.get(slot), keys_N, len(names))
+        values_ND = _slot_values(slot, faces, len(names))
         values_RD = np.concatenate([values_ND, np.full((1, len(names)), np.nan, np.float32)])[row_R]
         if slot == "face":
             values_RD[row_R < 0, 4] = 0.0
@@ -127,46 +127,21 @@ def face_rectangles(boxes_N4: np.ndarray) -> np.ndarray:
     return np.concatenate([low_N2, high_N2 - low_N2], axis=1).astype(np.float32)
 
 
-def embeddings_of(faces: pa.Table, embeddings: pa.Table | None) -> np.ndarray:
-    """(N, 512) float32: the embedding of each row of `faces`, NaN where there is none."""
-    return _slot_values("embeddings", embeddings, _keys(faces), _EMBEDDING)
+def embeddings_of(faces: pa.Table) -> np.ndarray:
+    """(N, 512) float32: the embedding of each face (`fex_rows`), NaN where there is none."""
+    return _slot_values("embeddings", faces, _EMBEDDING)
 
 
-def _keys(table: pa.Table) -> np.ndarray:
-    """Frame and face of each row in one int64."""
-    frames = table["frame"].to_numpy().astype(np.int64)
-    return (frames << 32) | table["face"].to_numpy().astype(np.int64)
-
-
-def _slot_values(slot: str, table: pa.Table | None, keys_N: np.ndarray, width: int) -> np.ndarray:
+def _slot_values(slot: str, faces: pa.Table, width: int) -> np.ndarray:
     """(N, width) float32: the slot's numbers for each face, in the layout's order; NaN where there is none."""
-    values_ND = np.full((len(keys_N), width), np.nan, np.float32)
-    if table is None or not table.num_rows or not len(keys_N):
-        return values_ND
-    keys_M = _keys(table)
-    order_M = np.argsort(keys_M)
-    place_N = np.minimum(np.searchsorted(keys_M, keys_N, sorter=order_M), len(keys_M) - 1)
-    row_N = order_M[place_N]
-    has_N = keys_M[row_N] == keys_N
     names = [f"box_{edge}" for edge in ("x1", "y1", "x2", "y2")] + ["score"]
     if slot != "face":
         names = [column.name for column in schema.SLOT_COLUMNS[slot]]
-    values_MD = np.concatenate([_numbers(table[name]) for name in names], axis=1)
+    if names[0] not in faces.column_names:
+        return np.full((faces.num_rows, width), np.nan, np.float32)
+    values_NW = columns_to_matrix(faces, names)
     if slot == "face":
-        values_MD[:, :4] = face_rectangles(values_MD[:, :4])
+        values_NW[:, :4] = face_rectangles(values_NW[:, :4])
     elif slot == "landmarks":
-        values_MD = np.concatenate([values_MD[:, 0::2], values_MD[:, 1::2]], axis=1)
-    values_ND[has_N] = values_MD[row_N[has_N]]
-    return values_ND
-
-
-def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of numbers, or of lists of one length, as float32 rows; null becomes NaN."""
-    array = column.combine_chunks()
-    if not pa.types.is_fixed_size_list(array.type):
-        return array.cast(pa.float32()).to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, 1)
-    width = array.type.list_size
-    values = np.full((len(array), width), np.nan, np.float32)
-    valid = array.is_valid().to_numpy(zero_copy_only=False)
-    values[valid] = array.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    return values
+        values_NW = np.concatenate([values_NW[:, 0::2], values_NW[:, 1::2]], axis=1)
+    return values_NW

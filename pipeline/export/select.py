@@ -3,7 +3,6 @@
 In memory are the stored rows of one clip, and the wide rows of some frames of it.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,16 +12,15 @@ from typing import Any, Literal
 import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config.models import DecodeConfig
 from pipeline.errors import ConfigError, OutputError
 from pipeline.export.fex import FEX, Video, embeddings_of, fex_rows
 from pipeline.export.pyfeat_identities import cluster_identities
+from pipeline.runs.history import read_runs
 from pipeline.storage.output import Output, open_output
-from pipeline.tables import parquet
-from pipeline.tables.clip_reader import ClipTables
+from pipeline.tables.clip_reader import ClipReader, choose_clips
 
 Format = Literal["fex-csv", "fex-parquet"]
 Identities = Literal["corpus", "gallery", "hdbscan", "connected"]
@@ -47,7 +45,7 @@ def export(
         out: output folder, any fsspec URI.
         to: a file (it ends in .csv or .parquet) for all clips, else a folder for one file per clip; any fsspec URI.
         form: `fex-csv` or `fex-parquet`.
-        clips: ids or keys; none: all done clips.
+        clips: ids, keys or uris; none: all done clips.
         identities: `corpus`: the identities of the corpus; else py-feat's clustering within each clip.
         threshold: cosine, for py-feat's clustering.
         faces_only: leave out the rows of frames without a face.
@@ -91,38 +89,25 @@ class _Reader:
 
     def __init__(self, output: Output, identities: Identities, threshold: float, faces_only: bool) -> None:
         self.output, self.identities, self.threshold, self.faces_only = output, identities, threshold, faces_only
-        self.tables = ClipTables(output)
-        self.current = self.tables.current
+        self.tables = ClipReader(output)
         self._decode: DecodeConfig | None = None
 
     def wanted(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows of `clips` that are done, by shard; of those that are named, if any are."""
-        columns = ["clip_id", "uri", "member", "key", "shard", "status", "start_s", "end_s"]
-        columns += ["frames", "sampled", "fps", "width", "height"]
-        table = parquet.read_version(self.output, "clips", self.current["clips"], columns)
-        rows = sorted(table.to_pylist(), key=lambda row: (row["shard"], row["clip_id"]))
-        if names:
-            known = {row["clip_id"] for row in rows} | {row["key"] for row in rows}
-            if unknown := [name for name in names if name not in known]:
-                raise ConfigError(f"{self.output.root} has no clip with the id or key {', '.join(unknown)}")
-            rows = [row for row in rows if row["clip_id"] in names or row["key"] in names]
-            if other := [row for row in rows if row["status"] != "done"]:
-                raise ConfigError(f"clip {other[0]['key']} has no faces to export: it is {other[0]['status']}")
-        return [row for row in rows if row["status"] == "done"]
+        """Rows of `clips` that are done, by shard and id; of those that are named, if any are."""
+        rows = choose_clips(self.tables.clips(), names)
+        return sorted(rows, key=lambda row: (row["shard"], row["clip_id"]))
 
     def blocks(self, clip: Mapping[str, Any]) -> Iterator[pa.Table]:
         """A clip's rows in py-feat's layout, some frames at a time."""
-        tables = {slot: self.tables.rows(slot, clip) for slot in self.tables.slots}
-        faces = tables["face"]
-        labels = np.array(self._labels(clip, faces, tables.get("embeddings")), dtype=object)
-        frames_S = np.unique(faces["frame"].to_numpy()) if self.faces_only else self._frames(clip, faces)
+        faces = self.tables.faces(clip, self.tables.slots)
+        labels = self._labels(faces)
+        frame_N = faces["frame"].to_numpy()
+        frames_S = np.unique(frame_N) if self.faces_only else self._frames(clip, faces)
         video = Video(_input(clip), clip["height"] or 0, clip["width"] or 0, clip["fps"])
         for low in range(0, len(frames_S), _BLOCK_FRAMES):
             part = frames_S[low : low + _BLOCK_FRAMES]
-            inside = {slot: _between(table, part[0], part[-1]) for slot, table in tables.items()}
-            frame_N = faces["frame"].to_numpy()
-            mine = labels[(frame_N >= part[0]) & (frame_N <= part[-1])]
-            yield fex_rows(video, part, inside, mine.tolist())
+            begin, end = np.searchsorted(frame_N, [part[0], part[-1] + 1]).tolist()
+            yield fex_rows(video, part, faces.slice(begin, end - begin), labels[begin:end])
 
     def _frames(self, clip: Mapping[str, Any], faces: pa.Table) -> np.ndarray:
         """Indices of all annotated frames of a clip.
@@ -154,32 +139,20 @@ class _Reader:
     def _sampling(self) -> DecodeConfig | None:
         """How the frames of the tables in force were chosen, out of the record of a run that made them."""
         if self._decode is None:
-            try:
-                names = sorted(self.output.fs.glob(self.output.path("runs", "*.json")), reverse=True)
-            except FileNotFoundError:
-                names = []
-            for name in names:
-                record = json.loads(self.output.fs.cat_file(name))
-                if record.get("versions", {}).get("clips") == self.current["clips"]:
-                    known = record["config"]["decode"]
-                    self._decode = DecodeConfig(every=known["every"], fps=known["fps"])
-                    break
+            current = self.tables.current["clips"]
+            made = (run for run in read_runs(self.output) if run.get("versions", {}).get("clips") == current)
+            if record := next(made, None):
+                known = record["config"]["decode"]
+                self._decode = DecodeConfig(every=known["every"], fps=known["fps"])
         return self._decode
 
-    def _labels(self, clip: Mapping[str, Any], faces: pa.Table, embeddings: pa.Table | None) -> Sequence[str | None]:
+    def _labels(self, faces: pa.Table) -> list[str | None]:
         """`Identity` of each face."""
         if self.identities == "corpus":
-            of_face = self.tables.identity_of_face(clip)
-            keys = zip(faces["frame"].to_pylist(), faces["face"].to_pylist(), strict=True)
-            return [of_face.get(key) for key in keys]
-        if embeddings is None or not faces.num_rows:
-            return [None] * faces.num_rows
-        found = cluster_identities(embeddings_of(faces, embeddings), self.threshold, self.identities)
-        return [None if label is None else str(label) for label in found]
-
-
-def _between(table: pa.Table, first: int, last: int) -> pa.Table:
-    return table.filter(pc.and_(pc.greater_equal(table["frame"], first), pc.less_equal(table["frame"], last)))
+            return faces["identity_id"].to_pylist()
+        if not faces.num_rows:
+            return []
+        return cluster_identities(embeddings_of(faces), self.threshold, self.identities)
 
 
 def _input(clip: Mapping[str, Any]) -> str:

@@ -14,16 +14,12 @@ import numpy as np
 from PIL import Image
 
 from pipeline.export.datasets import Progress
+from pipeline.geometry import ARCFACE_POINTS
 from pipeline.report import frames
 from pipeline.storage.output import open_output
-from pipeline.tables.clip_reader import ClipTables, choose_clips
+from pipeline.tables.clip_reader import ClipReader, choose_clips
 
 _CROP_SIDE = 112
-#: eye centres, nose tip, mouth corners of an aligned 112-pixel crop (Deng et al., ArcFace, 2019), as in
-#: actors/ops/crops.py
-_TEMPLATE_K2 = np.array(
-    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
-)
 
 
 def export_webdataset(
@@ -54,7 +50,7 @@ def export_webdataset(
         OutputError, ConfigError: as `export_coco`.
         ClipError: a video cannot be read.
     """
-    tables = ClipTables(open_output(out, options))
+    tables = ClipReader(open_output(out, options))
     slots = [slot for slot in tables.slots if slot not in ("face", "embeddings")]
     Path(to).mkdir(parents=True, exist_ok=True)
     number, inside = 0, 0
@@ -63,7 +59,7 @@ def export_webdataset(
     try:
         for clip in choose_clips(tables.clips(), clips):
             by_frame: dict[int, list[dict[str, Any]]] = {}
-            for face in tables.faces(clip, slots):
+            for face in tables.faces(clip, slots).drop_columns("track_id").to_pylist():
                 if face["frame"] % every == 0:
                     by_frame.setdefault(face["frame"], []).append(face)
             for frame, picture in frames.read_frames(clip, by_frame, options) if by_frame else ():
@@ -96,7 +92,7 @@ def aligned_crop(frame_HW3: np.ndarray, face: Mapping[str, Any]) -> Image.Image 
     if points_K2 is None or not np.isfinite(points_K2).all() or np.ptp(points_K2, axis=0).min() <= 0:
         box = tuple(face[f"box_{corner}"] for corner in ("x1", "y1", "x2", "y2"))
         return frames.cut_face(frame_HW3, box, _CROP_SIDE)  # type: ignore[arg-type]
-    inverse = np.linalg.inv(np.vstack([_similarity(points_K2, _TEMPLATE_K2), [0, 0, 1]]))
+    inverse = np.linalg.inv(np.vstack([_similarity(points_K2, np.array(ARCFACE_POINTS)), [0, 0, 1]]))
     size = (_CROP_SIDE, _CROP_SIDE)
     affine = Image.Transform.AFFINE
     return Image.fromarray(frame_HW3).transform(size, affine, tuple(inverse[:2].ravel()), Image.Resampling.BILINEAR)

@@ -15,10 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.special import ndtri  # scipy.stats would add a second to every start of the command
 
+from pipeline.arrays import match_faces
 from pipeline.errors import ConfigError
 from pipeline.identity.assign import covisible_pairs
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
+from pipeline.tables.clip_reader import track_members
 from pipeline.tracking.faces import unit_embeddings
 
 LEAST_PAIRS = 20
@@ -111,13 +113,15 @@ def _halves(out: str, tracks: pa.Table, storage_options: Mapping[str, Any] | Non
         stored = stored.filter(pc.is_in(stored["clip_id"], rows["clip_id"].combine_chunks().unique()))
         if stored.num_rows == 0:
             continue
-        unit_FD, embedded_F = unit_embeddings(stored["embedding"])
-        keys = zip(*(stored[name].to_pylist() for name in ("clip_id", "frame", "face")), strict=True)
-        place = {key: i for i, key in enumerate(keys) if embedded_F[i]}
-        for row in rows.select(["clip_id", "frames", "members"]).to_pylist():
-            faces = [(row["clip_id"], f, m) for f, m in zip(row["frames"], row["members"], strict=True)]
-            unit_MD = unit_FD[[place[face] for face in faces if face in place]]
-            if len(unit_MD) >= 2 * _HALF:
+        unit_ED, embedded_E = unit_embeddings(stored["embedding"])
+        members = track_members(rows.select(["clip_id", "track_id", "frames", "members"]))
+        row_F = pc.fill_null(match_faces(members, stored), -1).to_numpy()
+        track_F = pc.index_in(members["track_id"], value_set=rows["track_id"].combine_chunks()).to_numpy()
+        known_F = (row_F >= 0) & embedded_E[row_F]
+        row_F, track_F = row_F[known_F], track_F[known_F]
+        for row_M in np.split(row_F, np.flatnonzero(np.diff(track_F)) + 1):
+            if len(row_M) >= 2 * _HALF:
+                unit_MD = unit_ED[row_M]
                 first_D, second_D = unit_MD[: len(unit_MD) // 2].mean(axis=0), unit_MD[len(unit_MD) // 2 :].mean(axis=0)
                 length = np.linalg.norm(first_D) * np.linalg.norm(second_D)
                 cosines.append(float(first_D @ second_D / max(float(length), 1e-6)))

@@ -23,19 +23,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
+from pipeline.arrays import FACE_KEY, columns_to_matrix, match_faces, pair_faces, to_matrix
 from pipeline.errors import ConfigError
+from pipeline.geometry import box_iou
 from pipeline.identity.overrides import forget_tracks
 from pipeline.runs.history import faces_versions
 from pipeline.storage import fs
 from pipeline.storage.output import Output, write_bytes
 from pipeline.tables import parquet
+from pipeline.tables.clip_reader import track_members
 from pipeline.tables.shard_file import read_shard, remove_rows, write_shard
-from pipeline.tables.tombstones import FOLDER, SAME_FACE_IOU, hide, overlap, write_tombstones
+from pipeline.tables.tombstones import FOLDER, SAME_FACE_IOU, hide, write_tombstones
 from pipeline.tracking.faces import unit_embeddings
 
 PENDING = f"{FOLDER}/pending.json"
 
 Key = tuple[str, int, int]  # clip_id, frame, face
+_KEYS = pa.schema([(name, schema.slot_schema("face").field(name).type) for name in FACE_KEY])
+_BOX = ("box_x1", "box_y1", "box_x2", "box_y2")
 
 
 @dataclass
@@ -108,19 +113,18 @@ def forget_identity(output: Output, identity_id: str) -> dict[str, Any]:
     """
     current = parquet.read_current(output)
     tracks = parquet.read_version(output, "tracks", current.get("tracks", "none"))
-    tracks = tracks.filter(pc.equal(tracks["identity_id"], identity_id)).to_pylist()
-    if not tracks:
+    tracks = tracks.filter(pc.equal(tracks["identity_id"], identity_id))
+    if not tracks.num_rows:
         raise ConfigError(f"no track in force belongs to identity {identity_id!r}; see the table identities")
-    members = [(t["clip_id"], f, m) for t in tracks for f, m in zip(t["frames"], t["members"], strict=True)]
-    clips = sorted({clip_id for clip_id, _, _ in members})
-    boxes = _boxes(output, current["faces"], clips)
-    removal = Removal("identity", words=[identity_id], identity=identity_id, tracks=[t["track_id"] for t in tracks])
-    removal.faces = [
-        (clip, frame, boxes[clip, frame, face]) for clip, frame, face in members if (clip, frame, face) in boxes
-    ]
-    lost = Counter(clip for clip, _, _ in removal.faces)
-    removal.totals = {clip: faces - lost[clip] for clip, faces in Counter(clip for clip, _, _ in boxes).items()}
-    of_version = {v: _same_faces(output, v, clips, removal.faces) for v in parquet.table_versions(output, "faces")}
+    members = track_members(tracks.select(["clip_id", "frames", "members"]))
+    clips = sorted(pc.unique(members["clip_id"]).to_pylist())
+    stored = _boxes(output, current["faces"], clips)
+    faces = stored.take(match_faces(members, stored).drop_null())
+    removal = Removal("identity", words=[identity_id], identity=identity_id, tracks=tracks["track_id"].to_pylist())
+    removal.faces = list(zip(*(faces[name].to_pylist() for name in ("clip_id", "frame", "box")), strict=True))
+    lost = Counter(faces["clip_id"].to_pylist())
+    removal.totals = {clip: count - lost[clip] for clip, count in Counter(stored["clip_id"].to_pylist()).items()}
+    of_version = {v: _same_faces(output, v, clips, faces) for v in parquet.table_versions(output, "faces")}
     for slot, table in schema.TABLE_OF_SLOT.items():
         for version in parquet.table_versions(output, table):
             known = {version} if slot == "face" else faces_versions(output, slot, version) & set(of_version)
@@ -204,23 +208,21 @@ def _words(rows: Iterable[dict], clips: set[str]) -> list[str]:
     return sorted({*clips, *members, *({row["uri"] for row in mine} - shared)})
 
 
-def _boxes(output: Output, version: str, clips: list[str]) -> dict[Key, list[float]]:
-    names = ["clip_id", "frame", "face", "box_x1", "box_y1", "box_x2", "box_y2"]
-    rows = parquet.read_version(output, "faces", version, names)
+def _boxes(output: Output, version: str, clips: list[str]) -> pa.Table:
+    """FACE_KEY and `box` (x1 y1 x2 y2) of all faces of some clips in a version of `faces`."""
+    rows = parquet.read_version(output, "faces", version, [*FACE_KEY, *_BOX])
     rows = rows.filter(pc.is_in(rows["clip_id"], value_set=pa.array(clips)))
-    return {(c, f, n): box for c, f, n, *box in zip(*(rows[name].to_pylist() for name in names), strict=True)}
+    corners = pa.array(columns_to_matrix(rows, _BOX).ravel())
+    return rows.select(FACE_KEY).append_column("box", pa.FixedSizeListArray.from_arrays(corners, 4))
 
 
-def _same_faces(output: Output, version: str, clips: list[str], faces: list) -> list[Key]:
-    """The faces of a version of `faces` that lie on the given ones."""
-    wanted: dict[tuple[str, int], list[list[float]]] = {}
-    for clip, frame, box in faces:
-        wanted.setdefault((clip, frame), []).append(box)
-    return [
-        key
-        for key, box in _boxes(output, version, clips).items()
-        if any(overlap(box, other) >= SAME_FACE_IOU for other in wanted.get(key[:2], ()))
-    ]
+def _same_faces(output: Output, version: str, clips: list[str], faces: pa.Table) -> list[Key]:
+    """The faces of a version of `faces` that lie on the given ones (FACE_KEY, `box`)."""
+    stored = _boxes(output, version, clips)
+    row_P, other_P = pair_faces(stored, faces)
+    iou_P = box_iou(to_matrix(stored["box"])[row_P], to_matrix(faces["box"])[other_P])
+    same = stored.take(pa.array(np.unique(row_P[iou_P >= SAME_FACE_IOU])))
+    return list(zip(*(same[name].to_pylist() for name in FACE_KEY), strict=True))
 
 
 def _faces_of_frames(removal: Removal, most: int) -> set[Key]:
@@ -237,22 +239,22 @@ def _shards(output: Output, name: str, version: str) -> list[str]:
 
 def _clean_slot(output: Output, table: str, version: str, removal: Removal) -> int:
     gone = 0
-    keys = pa.array([f"{c} {f} {n}" for c, f, n in removal.keys.get(table, {}).get(version, [])], pa.string())
-    clips_of_keys = pa.array(sorted({str(key).split(" ", 1)[0] for key in keys.to_pylist()}), pa.string())
+    named = removal.keys.get(table, {}).get(version, [])
+    keys = pa.Table.from_pylist([dict(zip(FACE_KEY, key, strict=True)) for key in named], schema=_KEYS)
+    clips_of_keys = pc.unique(keys["clip_id"])
     for shard in _shards(output, table, version):
         if removal.clips:
             gone += parquet.drop_clips(output, table, version, shard, removal.clips)
-        if len(keys):
+        if keys.num_rows:
             ledger = parquet.read_ledger(output, table, version, shard)
             for path in ledger.filter(pc.is_in(ledger["clip_id"], clips_of_keys))["path"].unique().to_pylist():
                 gone += _drop_faces(output, path, keys)
     return gone
 
 
-def _drop_faces(output: Output, path: str, keys: pa.Array) -> int:
+def _drop_faces(output: Output, path: str, keys: pa.Table) -> int:
     rows = parquet.read_file(output, path)
-    ids = [pc.cast(rows[name], pa.string()) for name in ("clip_id", "frame", "face")]
-    out = pc.is_in(pc.binary_join_element_wise(*ids, " "), value_set=keys)
+    out = match_faces(rows, keys).is_valid()
     lost = Counter(rows["clip_id"].filter(out).to_pylist())
     if not lost:
         return 0

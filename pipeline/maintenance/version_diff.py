@@ -4,14 +4,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import schema
+from pipeline.arrays import columns_to_matrix, match_faces, pair_faces
 from pipeline.errors import ConfigError
+from pipeline.geometry import box_iou
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
 
-_KEY = ["clip_id", "frame", "face"]
 _MATCH_IOU = 0.5
 
 
@@ -54,10 +56,16 @@ def diff(output: Output, table: str, old: str, new: str) -> list[Metric]:
     counts = np.zeros(3, np.int64)  # old, new, both
     measured: dict[str, list[np.ndarray]] = {}
     for one, two in _by_shard(output, table, old, new):
-        pairs = _match_boxes(one, two) if table == "faces" else one.merge(two, on=_KEY, suffixes=("_old", "_new"))
-        counts += (len(one), len(two), len(pairs))
-        for name, values in _measures(table, pairs).items():
-            measured.setdefault(name, []).append(np.asarray(values, np.float32))
+        if table == "faces":
+            row_P, other_P, iou_P = _match_boxes(one, two)
+            values = {"iou": iou_P}
+        else:
+            found = match_faces(one, two)
+            row_P, other_P = np.flatnonzero(found.is_valid()), found.drop_null().to_numpy()
+            values = _measures(table, one.take(row_P), two.take(other_P))
+        counts += (one.num_rows, two.num_rows, len(row_P))
+        for name, measure in values.items():
+            measured.setdefault(name, []).append(np.asarray(measure, np.float32))
     metrics = [
         Metric("rows_old", int(counts[0])),
         Metric("rows_new", int(counts[1])),
@@ -84,74 +92,68 @@ def _spread(name: str, values: np.ndarray) -> list[Metric]:
     ]
 
 
-def _by_shard(output: Output, table: str, old: str, new: str) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+def _by_shard(output: Output, table: str, old: str, new: str) -> Iterator[tuple[pa.Table, pa.Table]]:
     paths = [p for v in (old, new) for p in parquet.list_files(output, parquet.partition(table, v))]
     for shard in sorted({path.split("/shard=")[1].split("/")[0] for path in paths}):
-        yield tuple(parquet.read_version(output, table, v, shard=shard).to_pandas() for v in (old, new))  # type: ignore[misc]
+        yield tuple(parquet.read_version(output, table, v, shard=shard) for v in (old, new))  # type: ignore[misc]
 
 
-def _match_boxes(one: pd.DataFrame, two: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of boxes in one frame that overlap each other most, by at least _MATCH_IOU; column `iou`."""
-    pairs = one.merge(two, on=["clip_id", "frame"], suffixes=("_old", "_new"))
-    box = {f"{n}{s}": pairs[f"box_{n}_{s}"].to_numpy() for n in ("x1", "y1", "x2", "y2") for s in ("old", "new")}
-    width = np.minimum(box["x2old"], box["x2new"]) - np.maximum(box["x1old"], box["x1new"])
-    height = np.minimum(box["y2old"], box["y2new"]) - np.maximum(box["y1old"], box["y1new"])
-    inside = np.clip(width, 0, None) * np.clip(height, 0, None)
-    areas = sum((box[f"x2{s}"] - box[f"x1{s}"]) * (box[f"y2{s}"] - box[f"y1{s}"]) for s in ("old", "new"))
-    pairs["iou"] = inside / np.maximum(areas - inside, 1e-9)
-    pairs = pairs[pairs["iou"] >= _MATCH_IOU].sort_values("iou", ascending=False, kind="stable")
-    return pairs.drop_duplicates(["clip_id", "frame", "face_old"]).drop_duplicates(["clip_id", "frame", "face_new"])
+def _match_boxes(one: pa.Table, two: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of faces in one frame that overlap each other most, by at least _MATCH_IOU, and their overlap."""
+    row_P, other_P = pair_faces(one, two)
+    box_N4, box_M4 = (columns_to_matrix(table, ["box_x1", "box_y1", "box_x2", "box_y2"]) for table in (one, two))
+    iou_P = box_iou(box_N4[row_P], box_M4[other_P])
+    pairs = np.argsort(-iou_P, kind="stable")
+    pairs = pairs[iou_P[pairs] >= _MATCH_IOU]
+    for side_P in (row_P, other_P):  # the best pair of each face
+        _, first = np.unique(side_P[pairs], return_index=True)
+        pairs = pairs[np.sort(first)]
+    return row_P[pairs], other_P[pairs], iou_P[pairs]
 
 
-def _measures(table: str, pairs: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Measure -> one value per pair of faces."""
+def _measures(table: str, one: pa.Table, two: pa.Table) -> dict[str, np.ndarray]:
+    """Measure -> one value per face, out of the rows of the same faces in two versions."""
     slot = next(slot for slot, name in schema.TABLE_OF_SLOT.items() if name == table)
-    if table == "faces":
-        return {"iou": pairs["iou"].to_numpy()}
     names = [column.name for column in schema.SLOT_COLUMNS[slot]]
-    if table in ("landmarks", "embeddings"):
-        one, two = (_matrix(pairs[f"{names[0]}_{side}"]) for side in ("old", "new"))
-        if table == "landmarks":
-            distances_NK = np.linalg.norm((one - two).reshape(len(one), -1, 2), axis=2)
-            return {"distance": distances_NK.mean(1) if len(one) else np.empty(0)}
-        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
-        return {"cosine": (one * two).sum(1) / np.maximum(lengths, 1e-12)}
-    sides = [pairs[[f"{name}_{side}" for name in names]].to_numpy(np.float32) for side in ("old", "new")]
-    delta_ND = np.abs(sides[0] - sides[1])
-    measures = {"delta": delta_ND.ravel(), **{name: delta_ND[:, i] for i, name in enumerate(names)}}
-    if table == "emotions" and len(pairs):
-        known = ~np.isnan(sides[0]).any(1) & ~np.isnan(sides[1]).any(1)
-        changed = np.full(len(pairs), np.nan)
-        changed[known] = sides[0][known].argmax(1) != sides[1][known].argmax(1)
-        measures["other_emotion"] = changed
+    one_NW, two_NW = (columns_to_matrix(side, names) for side in (one, two))
+    if table == "landmarks":
+        distance_NK = np.linalg.norm((one_NW - two_NW).reshape(len(one_NW), -1, 2), axis=2)
+        return {"distance": distance_NK.mean(axis=1)}
+    if table == "embeddings":
+        length_N = np.linalg.norm(one_NW, axis=1) * np.linalg.norm(two_NW, axis=1)
+        return {"cosine": (one_NW * two_NW).sum(axis=1) / np.maximum(length_N, 1e-12)}
+    delta_NW = np.abs(one_NW - two_NW)
+    measures = {"delta": delta_NW.ravel(), **{name: delta_NW[:, i] for i, name in enumerate(names)}}
+    if table == "emotions" and len(one_NW):
+        known_N = ~np.isnan(delta_NW).any(axis=1)
+        changed_N = np.full(len(one_NW), np.nan)
+        changed_N[known_N] = one_NW[known_N].argmax(axis=1) != two_NW[known_N].argmax(axis=1)
+        measures["other_emotion"] = changed_N
     return measures
 
 
-def _matrix(lists: pd.Series) -> np.ndarray:
-    """Lists of one length as rows; a missing one becomes NaN."""
-    width = next((len(item) for item in lists if item is not None), 1)
-    rows = [np.full(width, np.nan, np.float32) if item is None else item for item in lists]
-    return np.array(rows, np.float32).reshape(len(lists), width)
-
-
 def _identity_metrics(output: Output, old: str, new: str) -> list[Metric]:
-    names = ["track_id", "identity_id"]
-    one, two = (parquet.read_version(output, "tracks", version, names).to_pandas() for version in (old, new))
-    both = one.merge(two, on="track_id", suffixes=("_old", "_new"))
-    named = both.dropna()
-    merges = (named.groupby("identity_id_new")["identity_id_old"].nunique() > 1).sum()
-    splits = (named.groupby("identity_id_old")["identity_id_new"].nunique() > 1).sum()
+    one, two = (parquet.read_version(output, "tracks", v, ["track_id", "identity_id"]) for v in (old, new))
+    row_N = pc.index_in(one["track_id"], value_set=two["track_id"].combine_chunks())
+    both = pa.table({"old": one["identity_id"], "new": two["identity_id"].take(row_N)}).filter(pc.is_valid(row_N))
+    named = both.filter(pc.and_(pc.is_valid(both["old"]), pc.is_valid(both["new"])))
     return [
-        Metric("tracks_old", len(one)),
-        Metric("tracks_new", len(two)),
-        Metric("only_old", len(one) - len(both)),
-        Metric("only_new", len(two) - len(both)),
-        Metric("identities_old", one["identity_id"].nunique()),
-        Metric("identities_new", two["identity_id"].nunique()),
-        Metric("merges", int(merges)),
-        Metric("splits", int(splits)),
-        Metric("lost_identity", int((both["identity_id_old"].notna() & both["identity_id_new"].isna()).sum())),
+        Metric("tracks_old", one.num_rows),
+        Metric("tracks_new", two.num_rows),
+        Metric("only_old", one.num_rows - both.num_rows),
+        Metric("only_new", two.num_rows - both.num_rows),
+        Metric("identities_old", pc.count_distinct(one["identity_id"]).as_py()),
+        Metric("identities_new", pc.count_distinct(two["identity_id"]).as_py()),
+        Metric("merges", _that_met_several(named, "new", "old")),
+        Metric("splits", _that_met_several(named, "old", "new")),
+        Metric("lost_identity", pc.sum(pc.and_(pc.is_valid(both["old"]), pc.is_null(both["new"]))).as_py() or 0),
     ]
+
+
+def _that_met_several(named: pa.Table, side: str, other: str) -> int:
+    """Identities of one side whose tracks have more than one identity on the other."""
+    counts = named.group_by(side, use_threads=False).aggregate([(other, "count_distinct")])
+    return pc.sum(pc.greater(counts[f"{other}_count_distinct"], 1)).as_py() or 0
 
 
 def exceeded(metrics: list[Metric], limits: Mapping[str, float]) -> list[Metric]:

@@ -16,9 +16,8 @@ from pipeline.config.models import DecodeConfig
 from pipeline.decode.decoder import decode_clip
 from pipeline.errors import ClipError
 from pipeline.intervals import END
+from pipeline.schema import LUMA_WEIGHTS
 
-#: weights of red and blue in luma, as in actors/ops/colour.py
-_LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 _GROWN = 1.4  # a face with some hair and chin is easier to know than the detector's box
 
 
@@ -60,7 +59,7 @@ def to_rgb(planes: np.ndarray, width: int, height: int, matrix: str, full_range:
         planes[luma + i * chroma : luma + (i + 1) * chroma].reshape(half_h, half_w).astype(np.float32) - 128
         for i in (0, 1)
     )
-    red, blue = _LUMA_WEIGHTS[matrix]
+    red, blue = LUMA_WEIGHTS[matrix]
     green = 1 - red - blue
     scale_y, scale_c = (1.0, 1.0) if full_range else (255 / 219, 255 / 224)
     y = (y - (0 if full_range else 16)) * scale_y

@@ -20,7 +20,7 @@ from pipeline.report.histograms import describe_distributions
 from pipeline.report.timeline import describe_clip
 from pipeline.runs.history import read_runs
 from pipeline.storage.output import open_output
-from pipeline.tables.clip_reader import ClipTables, choose_clips, name_of
+from pipeline.tables.clip_reader import ClipReader, choose_clips, name_of
 from pipeline.tables.status import count_clips
 
 _RUNS, _QUARANTINED, _PAIRS = 50, 1000, 1000
@@ -63,7 +63,7 @@ def gather_report(
         ConfigError: no such clip.
     """
     limits = limits or Limits()
-    tables = ClipTables(open_output(out, options))
+    tables = ClipReader(open_output(out, options))
     all_clips = tables.clips()
     chosen = choose_clips(all_clips, clips)
     if not clips:
@@ -90,7 +90,7 @@ def gather_report(
 # -- what was done ----------------------------------------------------------------------------------------------------
 
 
-def _totals(tables: ClipTables, clips: pa.Table, identities: int) -> dict[str, Any]:
+def _totals(tables: ClipReader, clips: pa.Table, identities: int) -> dict[str, Any]:
     length = pc.sum(pc.divide(clips["frames"].cast(pa.float64()), clips["fps"])).as_py()
     return {
         **count_clips(clips),
@@ -138,7 +138,7 @@ def _largest(identities: pa.Table, limit: int) -> list[dict[str, Any]]:
 
 
 def _people(
-    tables: ClipTables,
+    tables: ClipReader,
     clips: pa.Table,
     shown: Sequence[Mapping[str, Any]],
     faces: Mapping[str, str],
@@ -161,7 +161,7 @@ def _people(
     return {"columns": [*columns, "first_clip", "first_time", "last_clip", "last_time"], "rows": rows, "faces": faces}
 
 
-def _appearances(tables: ClipTables, clips: pa.Table) -> dict[str, tuple[Any, Any, Any, Any]]:
+def _appearances(tables: ClipReader, clips: pa.Table) -> dict[str, tuple[Any, Any, Any, Any]]:
     """Per identity_id, clip and time of its first and last appearance, clips in the order of shard and key."""
     tracks = tables.whole("tracks", ["identity_id", "clip_id", "first_time", "last_time"])
     tracks = tracks.filter(pc.is_valid(tracks["identity_id"]))
@@ -191,7 +191,7 @@ def _appearances(tables: ClipTables, clips: pa.Table) -> dict[str, tuple[Any, An
 
 
 def _faces(
-    tables: ClipTables, clips: pa.Table, shown: Sequence[Mapping[str, Any]], options: Mapping[str, Any] | None
+    tables: ClipReader, clips: pa.Table, shown: Sequence[Mapping[str, Any]], options: Mapping[str, Any] | None
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Pictures of people by identity_id, and why others have none."""
     found: dict[str, str] = {}
@@ -202,7 +202,7 @@ def _faces(
     mine = clips.filter(pc.is_in(clips["clip_id"], value_set=pa.array(list(of_clip), pa.string())))
     for clip in mine.sort_by([("shard", "ascending"), ("clip_id", "ascending")]).to_pylist():
         people = of_clip[clip["clip_id"]]
-        rows = tables.rows("face", clip)
+        rows = tables.faces(clip)
         wanted = {row["representative_frame"] for row in people}
         boxes = rows.filter(pc.is_in(rows["frame"], value_set=pa.array(sorted(wanted), pa.int64()))).to_pylist()
         box_of = {(r["frame"], r["face"]): tuple(r[f"box_{c}"] for c in ("x1", "y1", "x2", "y2")) for r in boxes}

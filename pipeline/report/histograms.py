@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.tables import parquet
-from pipeline.tables.clip_reader import ClipTables
+from pipeline.tables.clip_reader import ClipReader
 
 _DEGREES = np.linspace(-90, 90, 37)
 _EDGES: dict[str, np.ndarray] = {
@@ -36,7 +36,7 @@ _ABOUT = {
 }
 
 
-def describe_distributions(tables: ClipTables) -> list[dict[str, Any]]:
+def describe_distributions(tables: ClipReader) -> list[dict[str, Any]]:
     """Histograms of the faces in force.
 
     Returns:
@@ -79,7 +79,7 @@ def histogram_row(
     }
 
 
-def _of_shard(tables: ClipTables, shard: str, frames: int) -> Iterator[tuple[str, np.ndarray]]:
+def _of_shard(tables: ClipReader, shard: str, frames: int) -> Iterator[tuple[str, np.ndarray]]:
     """(quantity, one value per face or frame) of a shard."""
     columns = ["clip_id", "frame", "box_x1", "box_y1", "box_x2", "box_y2", "score", "sharpness"]
     faces = parquet.read_version(tables.output, "faces", tables.current["faces"], columns, shard=shard)

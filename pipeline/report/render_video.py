@@ -14,7 +14,7 @@ from pipeline.errors import ConfigError, OutputError
 from pipeline.report.draw import draw_faces
 from pipeline.report.frames import read_frames
 from pipeline.storage.output import open_output
-from pipeline.tables.clip_reader import ClipTables, choose_clips
+from pipeline.tables.clip_reader import ClipReader, choose_clips
 
 _DRAWN = ("landmarks", "pose", "gaze")
 
@@ -42,7 +42,7 @@ def render_clip(
         ConfigError: there is no such clip, or more than one.
         ClipError: the video cannot be read.
     """
-    tables = ClipTables(open_output(out, options))
+    tables = ClipReader(open_output(out, options))
     found = choose_clips(tables.clips(), [clip])
     if len(found) > 1:
         ids = ", ".join(row["clip_id"] for row in found)
@@ -71,15 +71,15 @@ def render_clip(
         raise OutputError(f"cannot write {to}: {error}") from error
 
 
-def _faces_by_frame(tables: ClipTables, clip: Mapping[str, Any]) -> dict[int, list[dict[str, Any]]]:
+def _faces_by_frame(tables: ClipReader, clip: Mapping[str, Any]) -> dict[int, list[dict[str, Any]]]:
     """Frame -> its faces, with the columns of all drawn slots and `identity_id`."""
     by_frame: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for face in tables.faces(clip, _DRAWN):
+    for face in tables.faces(clip, _DRAWN).to_pylist():
         by_frame[face["frame"]].append(face)
     return dict(by_frame)
 
 
-def _names(tables: ClipTables, faces_of: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str | None, str]:
+def _names(tables: ClipReader, faces_of: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str | None, str]:
     """identity_id -> its name, or the begin of its id; in the order in which they appear."""
     known = tables.whole("identities", ["identity_id", "name"])
     given = dict(zip(known["identity_id"].to_pylist(), known["name"].to_pylist(), strict=True))

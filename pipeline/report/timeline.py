@@ -1,17 +1,16 @@
 """What happens on the faces of one clip over time, small enough to travel in a page."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.errors import ClipError
 from pipeline.report import frames as pictures
-from pipeline.tables.clip_reader import ClipTables, name_of
+from pipeline.tables.clip_reader import ClipReader, name_of
 
 _POINTS = 600  # of a track; more than a screen has pixels for
 _PEOPLE = 12  # tracks of a clip that are drawn; the longest ones
@@ -28,7 +27,7 @@ _SLOTS = {"emotions": "emotions", "action units": "action_units", "pose": "pose"
 
 
 def describe_clip(
-    tables: ClipTables,
+    tables: ClipReader,
     clip: Mapping[str, Any],
     names: Mapping[str, str],
     with_pictures: bool,
@@ -47,14 +46,11 @@ def describe_clip(
         Plain values: `people`, each with `frames`, `times` and `series` (group -> label -> values at these frames,
         three decimals, None where not computed), and `thumbs` (frame, picture). Of a long track every k-th face.
     """
-    faces = tables.rows("face", clip)
-    rows = {group: tables.rows(slot, clip) for group, slot in _SLOTS.items() if slot in tables.slots}
-    time_of = dict(zip(faces["frame"].to_pylist(), faces["time"].to_pylist(), strict=True))
-    tracks = tables.tracks(clip)
-    people = [
-        _person(track, names, rows, time_of)
-        for track in sorted(tracks, key=lambda track: -len(track["frames"]))[:_PEOPLE]
-    ]
+    groups = {group: slot for group, slot in _SLOTS.items() if slot in tables.slots}
+    faces = tables.faces(clip, list(groups.values()))
+    tracks = _split_tracks(faces)
+    longest = sorted(tracks, key=lambda track: -track.num_rows)[:_PEOPLE]
+    people = [_person(track, names, list(groups)) for track in longest]
     people.sort(key=lambda person: person["frames"][0])
     thumbs, problem = _thumbnails(clip, options) if with_pictures else ([], None)
     return {
@@ -67,49 +63,32 @@ def describe_clip(
     }
 
 
-def _person(
-    track: Mapping[str, Any],
-    names: Mapping[str, str],
-    rows: Mapping[str, pa.Table],
-    time_of: Mapping[int, float | None],
-) -> dict[str, Any]:
-    step = math.ceil(len(track["frames"]) / _POINTS)
-    frames, members = track["frames"][::step], track["members"][::step]
-    series = {}
-    for group, table in rows.items():
-        place = _places(table, frames, members)
-        series[group] = {
-            label: _thin(table[column], place, factor) for column, (label, factor) in SERIES[group].items()
-        }
-    identity = track["identity_id"]
+def _split_tracks(faces: pa.Table) -> list[pa.Table]:
+    """The faces of each track, by the track's first face."""
+    track_N = faces["track_id"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
+    return [faces.take(np.flatnonzero(track_N == track)) for track in range(track_N.max(initial=-1) + 1)]
+
+
+def _person(track: pa.Table, names: Mapping[str, str], groups: Sequence[str]) -> dict[str, Any]:
+    thin = track.take(np.arange(0, track.num_rows, math.ceil(track.num_rows / _POINTS)))
+    track_id, identity = (thin[name][0].as_py() for name in ("track_id", "identity_id"))
     return {
-        "track_id": track["track_id"],
+        "track_id": track_id,
         "identity_id": identity,
         "name": names.get(identity, identity[:8]) if identity else "not clustered",
-        "first": track["first_frame"],
-        "last": track["last_frame"],
-        "frames": frames,
-        "times": _times(time_of, frames),
-        "series": series,
+        "first": track["frame"][0].as_py(),
+        "last": track["frame"][-1].as_py(),
+        "frames": thin["frame"].to_pylist(),
+        "times": _rounded(thin["time"]),
+        "series": {
+            group: {label: _rounded(thin[column], factor) for column, (label, factor) in SERIES[group].items()}
+            for group in groups
+        },
     }
 
 
-def _times(time_of: Mapping[int, float | None], frames: list[int]) -> list[float | None]:
-    times = [time_of.get(frame) for frame in frames]
-    return [None if time is None else round(time, 3) for time in times]
-
-
-def _places(table: pa.Table, frames: list[int], members: list[int]) -> pa.Array:
-    """The row of each face in a slot's table; null where it has none."""
-    # a frame holds fewer than 2^20 faces
-    keys = pc.add(pc.multiply(table["frame"], 1 << 20), table["face"].cast(pa.int64()))
-    mine = np.array(frames, np.int64) * (1 << 20) + np.array(members, np.int64)
-    return pc.index_in(pa.array(mine), value_set=keys.combine_chunks())
-
-
-def _thin(column: pa.ChunkedArray, place: pa.Array, factor: float) -> list[float | None]:
-    values = column.take(place).to_pylist()
-    return [None if v is None or not math.isfinite(v) else round(v * factor, 3) for v in values]
+def _rounded(column: pa.ChunkedArray, factor: float = 1.0) -> list[float | None]:
+    return [None if v is None or not math.isfinite(v) else round(v * factor, 3) for v in column.to_pylist()]
 
 
 def _thumbnails(clip: Mapping[str, Any], options: Mapping[str, Any] | None) -> tuple[list[list[Any]], str | None]:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
+from pipeline.arrays import columns_to_matrix
 from pipeline.decode.rows import chunks_to_table
 from pipeline.isolation.decoding import decode_isolated
 from pipeline.isolation.registry import RegistryClient
@@ -95,20 +96,8 @@ def _stored_results(frames: list[int], stored: Mapping[str, pa.Table]) -> dict[s
     results = {}
     for slot, table in stored.items():
         rows = table.filter(pc.is_in(table["frame"], pa.array(frames, pa.int64())))
-        columns = [
-            _matrix(rows[column.name].combine_chunks()) for column in schema.SLOT_COLUMNS[slot] if column.name != "time"
-        ]
-        results[slot] = np.concatenate(columns, axis=1).ravel()
+        names = [column.name for column in schema.SLOT_COLUMNS[slot] if column.name != "time"]
+        results[slot] = columns_to_matrix(rows, names).ravel()
         results["face_index"] = np.array([place[frame] for frame in rows["frame"].to_pylist()], np.int32)
         results["face_number"] = rows["face"].to_numpy()
     return results
-
-
-def _matrix(column: pa.Array) -> np.ndarray:
-    """A scalar or fixed-size-list column as float32 rows; null becomes NaN."""
-    if pa.types.is_fixed_size_list(column.type):
-        values = np.full((len(column), column.type.list_size), np.nan, np.float32)
-        valid = column.is_valid().to_numpy(zero_copy_only=False)
-        values[valid] = column.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
-        return values
-    return column.cast(pa.float32()).to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, 1)

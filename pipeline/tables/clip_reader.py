@@ -1,29 +1,36 @@
-"""All that the tables in force say of one clip, for readers that go clip by clip."""
+"""The faces of one clip, with all that the current tables say of them: for readers that go clip by clip.
 
-from collections.abc import Sequence
+Only files whose ledger names the clip are read. In memory are the rows of one clip and, of each slot that is asked
+for, the last file that was read: clips that follow each other in a shard often share it.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
+from pipeline.arrays import join_faces
 from pipeline.errors import ConfigError, OutputError
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
 
 _BY_FRAME = [("frame", "ascending"), ("face", "ascending")]
+_OF_TRACKS = ["clip_id", "track_id", "identity_id", "frames", "members"]
 
 
-class ClipTables:
-    """The tables in force of an output; keeps the ledgers and tracks of one shard, so ask shard by shard.
+class ClipReader:
+    """The current tables of an output; keeps the ledgers and tracks of one shard, so ask shard by shard.
 
     Attributes:
         output: where.
-        current: table -> version in force.
+        current: table -> current version.
     """
 
     def __init__(self, output: Output) -> None:
-        """Read which versions are in force.
+        """Read which versions are current.
 
         Raises:
             OutputError: there are no tables.
@@ -34,75 +41,85 @@ class ClipTables:
             raise OutputError(f"{output.root} holds no Faceatlas tables; give the OUT of an annotate run")
         self._shard = ""
         self._ledgers: dict[str, pa.Table] = {}
+        self._files: dict[str, tuple[str, pa.Table]] = {}
         self._tracks: pa.Table | None = None
 
     @property
     def slots(self) -> list[str]:
-        """Slots whose table is there."""
+        """Slots that have a current table."""
         return [slot for slot in schema.SLOTS if schema.TABLE_OF_SLOT[slot] in self.current]
 
     def clips(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The table `clips`."""
-        return parquet.read_version(self.output, "clips", self.current["clips"], columns)
+        return self.whole("clips", columns)
 
     def whole(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A table in force; without rows if it was never written."""
+        """All rows of a current table; none if it was never written."""
         return parquet.read_version(self.output, name, self.current.get(name, "none"), columns)
 
-    def rows(self, slot: str, clip: Any) -> pa.Table:
-        """The rows of a clip (a row of `clips`) in a slot's table, sorted by frame and face."""
-        self._enter(clip["shard"])
-        table = schema.TABLE_OF_SLOT[slot]
-        if table not in self.current:
-            return schema.slot_schema(slot).empty_table()
-        if slot not in self._ledgers:
-            self._ledgers[slot] = parquet.read_ledger(self.output, table, self.current[table], clip["shard"])
-        ledger = self._ledgers[slot]
-        mine = ledger.filter(pc.equal(ledger["clip_id"], clip["clip_id"]))
-        parts = [parquet.read_file(self.output, path) for path in dict.fromkeys(mine["path"].to_pylist())]
-        parts = [part.filter(pc.equal(part["clip_id"], clip["clip_id"])) for part in parts]
-        rows = pa.concat_tables([*parts]) if parts else schema.slot_schema(slot).empty_table()
-        return rows.sort_by(_BY_FRAME)
+    def faces(self, clip: Mapping[str, Any], slots: Sequence[str] = ()) -> pa.Table:
+        """A clip's faces, one row each, sorted by frame and face.
 
-    def tracks(self, clip: Any) -> list[dict[str, Any]]:
-        """The clip's tracks: identity, frames and members, by first frame and number of the first face."""
-        self._enter(clip["shard"])
-        if self._tracks is None:
-            columns = ["track_id", "clip_id", "identity_id", "first_frame", "last_frame", "frames", "members"]
-            version = self.current.get("tracks", "none")
-            self._tracks = parquet.read_version(self.output, "tracks", version, columns, shard=clip["shard"])
-        mine = self._tracks.filter(pc.equal(self._tracks["clip_id"], clip["clip_id"]))
-        return sorted(mine.to_pylist(), key=lambda track: (track["first_frame"], track["members"][0]))
+        Args:
+            clip: row of `clips`; `clip_id` and `shard` are read.
+            slots: other slots whose columns are wanted.
 
-    def identity_of_face(self, clip: Any) -> dict[tuple[int, int], str | None]:
-        """(frame, face) -> identity_id, None where the track is in no identity."""
-        of_face: dict[tuple[int, int], str | None] = {}
-        for track in self.tracks(clip):
-            of_face.update(dict.fromkeys(zip(track["frames"], track["members"], strict=True), track["identity_id"]))
-        return of_face
-
-    def faces(self, clip: Any, slots: Sequence[str]) -> list[dict[str, Any]]:
-        """The clip's faces by frame and number: columns of `face` and of other slots, and `identity_id`.
-
-        Columns of a slot that has no row for a face are left out.
+        Returns:
+            `schema.slot_schema("face")`, the columns of the slots in the order given (null where a slot has no row for
+            a face), `track_id` and `identity_id` (null: in no track, in no identity).
         """
-        identity_of = self.identity_of_face(clip)
-        others = [{(row["frame"], row["face"]): row for row in self.rows(slot, clip).to_pylist()} for slot in slots]
-        faces = self.rows("face", clip).to_pylist()
-        for face in faces:
-            place = (face["frame"], face["face"])
-            for rows in others:
-                face |= rows.get(place, {})
-            face["identity_id"] = identity_of.get(place)
-        return faces
+        if clip["shard"] != self._shard:
+            self._shard, self._ledgers, self._files, self._tracks = clip["shard"], {}, {}, None
+        faces = self._rows("face", clip["clip_id"]).sort_by(_BY_FRAME)
+        for slot in slots:
+            if slot != "face":
+                faces = join_faces(faces, self._rows(slot, clip["clip_id"]))
+        if self._tracks is None:
+            version = self.current.get("tracks", "none")
+            self._tracks = parquet.read_version(self.output, "tracks", version, _OF_TRACKS, shard=self._shard)
+        return join_faces(faces, track_members(_of_clip(self._tracks, clip["clip_id"])))
 
-    def _enter(self, shard: str) -> None:
-        if shard != self._shard:
-            self._shard, self._ledgers, self._tracks = shard, {}, None
+    def _rows(self, slot: str, clip_id: str) -> pa.Table:
+        """The rows of a clip in a slot's table, in no order."""
+        table, rows_schema = schema.TABLE_OF_SLOT[slot], schema.slot_schema(slot)
+        if table not in self.current:
+            return rows_schema.empty_table()
+        if slot not in self._ledgers:
+            self._ledgers[slot] = parquet.read_ledger(self.output, table, self.current[table], self._shard)
+        paths = _of_clip(self._ledgers[slot], clip_id)["path"].to_pylist()
+        parts = [_of_clip(self._file(slot, path), clip_id) for path in dict.fromkeys(paths)]
+        return pa.concat_tables([rows_schema.empty_table(), *parts])
+
+    def _file(self, slot: str, path: str) -> pa.Table:
+        if slot not in self._files or self._files[slot][0] != path:
+            self._files.pop(slot, None)  # freed before the next one is read
+            self._files[slot] = path, parquet.read_columns(self.output, path, schema.slot_schema(slot))
+        return self._files[slot][1]
 
 
-def name_of(clip: Any) -> str:
-    """What people call a clip."""
+def _of_clip(table: pa.Table, clip_id: str) -> pa.Table:
+    return table.filter(pc.equal(table["clip_id"], clip_id))
+
+
+def track_members(tracks: pa.Table) -> pa.Table:
+    """The faces of tracks, one row each, in the order of the tracks.
+
+    Args:
+        tracks: `frames` and `members` of `schema.TRACKS`, and any other columns.
+
+    Returns:
+        The other columns, repeated for each face, and `frame` and `face`.
+    """
+    tracks = tracks.combine_chunks()
+    row_F = np.repeat(np.arange(tracks.num_rows), pc.list_value_length(tracks["frames"]).to_numpy())
+    members = tracks.drop_columns(["frames", "members"]).take(pa.array(row_F))
+    for name, lists in (("frame", tracks["frames"]), ("face", tracks["members"])):
+        members = members.append_column(name, pc.list_flatten(lists))
+    return members
+
+
+def name_of(clip: Mapping[str, Any]) -> str:
+    """The user's name of a clip, else its id."""
     return str(clip["key"] or clip["clip_id"])
 
 

@@ -214,7 +214,7 @@ def read_file(output: Output, path: str) -> pa.Table:
         return file.read(use_threads=False)
 
 
-def _read_columns(output: Output, path: str, columns: pa.Schema) -> pa.Table:
+def read_columns(output: Output, path: str, columns: pa.Schema) -> pa.Table:
     """Columns of a file: of those it lacks, folder names (`shard=...`) fill some and nulls the rest."""
     folders = dict(part.split("=", 1) for part in path.split("/") if "=" in part)
     with _open_parquet(output, path) as file:
@@ -303,7 +303,7 @@ def read_version(
         return table.empty_table() if columns is None else table.empty_table().select(columns)
     wanted = table if columns is None else pa.schema([table.field(name) for name in columns], table.metadata)
     with ThreadPoolExecutor(_READERS) as readers:
-        return pa.concat_tables(readers.map(lambda file: _read_columns(output, file, wanted), files))
+        return pa.concat_tables(readers.map(lambda file: read_columns(output, file, wanted), files))
 
 
 def read_table(

@@ -18,11 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
+from pipeline.geometry import box_iou
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
 
 FOLDER = "tombstones"
 SAME_FACE_IOU = 0.5  # a face that overlaps a forgotten one by this much is that face again
+_NO_BOXES = np.empty((0, 4), np.float32)
 
 TOMBSTONES = pa.schema(
     [
@@ -62,16 +64,17 @@ def without_forgotten(rows: pa.Table, output: Output) -> pa.Table:
     mine = tombstones.filter(pc.is_in(tombstones["clip"], value_set=pa.array(hidden, pa.string()))).to_pylist()
     if not mine:
         return rows
-    boxes: dict[tuple[str, int], list[list[float]]] = {}
+    stones: dict[tuple[str, int], list[list[float]]] = {}
     for stone in mine:
-        boxes.setdefault((stone["clip"], stone["frame"]), []).append(stone["box"])
+        stones.setdefault((stone["clip"], stone["frame"]), []).append(stone["box"])
+    boxes = {place: np.array(found, np.float32) for place, found in stones.items()}
     changed = []
     for row, name in zip(rows.to_pylist(), hidden, strict=True):
         if row["face"] and row["face_number"] is None:
             frames = [row["frames"][i] for i in row["face_index"]]
             faces = np.array(row["face"], np.float32).reshape(len(frames), -1)
             keep = [
-                all(overlap(faces[i, :4], box) < SAME_FACE_IOU for box in boxes.get((name, frame), ()))
+                not (box_iou(faces[i, :4], boxes.get((name, frame), _NO_BOXES)) >= SAME_FACE_IOU).any()
                 for i, frame in enumerate(frames)
             ]
             for column in ("face_index", *schema.SLOTS):
@@ -79,14 +82,6 @@ def without_forgotten(rows: pa.Table, output: Output) -> pa.Table:
                     row[column] = np.array(row[column]).reshape(len(frames), -1)[keep].ravel()
         changed.append(row)
     return pa.Table.from_pylist(changed, schema=rows.schema)
-
-
-def overlap(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> float:
-    """Intersection over union of two boxes, x1 y1 x2 y2."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    inside = max(0.0, float(width)) * max(0.0, float(height))
-    areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in (a, b)]
-    return inside / max(sum(areas) - inside, 1e-9)
 
 
 def read_all(output: Output) -> pa.Table:

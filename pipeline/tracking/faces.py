@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.arrays import match_faces, to_matrix
+
 #: Crops are shrunk to this side before they are embedded: a larger face shows nothing more.
 FULL_SIZE = 112.0
 #: A face in full profile still counts this much of one that looks into the camera.
@@ -41,7 +43,8 @@ class Faces:
 def read_faces(faces: pa.Table, embeddings: pa.Table | None, poses: pa.Table | None = None) -> Faces:
     """Sort the faces by (clip_id, frame, face) and join their embeddings and poses, without a loop over rows."""
     ids = pc.unique(faces["clip_id"]).sort()
-    key_3N = _keys(faces, ids)
+    clip = pc.index_in(faces["clip_id"], value_set=ids)
+    key_3N = np.stack([column.to_numpy().astype(np.int64) for column in (clip, faces["frame"], faces["face"])])
     order_N = np.lexsort(key_3N[::-1])
     key_3N = key_3N[:, order_N]
     box_N4 = np.stack([_floats(faces, f"box_{c}", np.float32)[order_N] for c in ("x1", "y1", "x2", "y2")], axis=1)
@@ -49,8 +52,8 @@ def read_faces(faces: pa.Table, embeddings: pa.Table | None, poses: pa.Table | N
     side_N2 = np.maximum(box_N4[:, 2:] - box_N4[:, :2], 0)
     size_N = np.nan_to_num(np.sqrt(side_N2[:, 0] * side_N2[:, 1]))
     quality_N = np.nan_to_num(score_N, nan=1.0) * np.minimum(size_N / FULL_SIZE, 1)
-    quality_N *= _sharp(faces)[order_N] * _frontality(key_3N, poses, ids)
-    unit_ND, embedded_N = _join_embeddings(key_3N, embeddings, ids)
+    quality_N *= _sharp(faces)[order_N] * _frontality(faces, poses, order_N)
+    unit_ND, embedded_N = _join_embeddings(faces, embeddings, order_N)
     return Faces(
         clip_ids=ids.to_pylist(),
         clip=key_3N[0],
@@ -66,12 +69,6 @@ def read_faces(faces: pa.Table, embeddings: pa.Table | None, poses: pa.Table | N
     )
 
 
-def _keys(table: pa.Table, ids: pa.Array) -> np.ndarray:
-    """(clip code, frame, face) as int64 (3, rows); the code of a clip that `ids` lacks is -1."""
-    code = pc.fill_null(pc.index_in(table["clip_id"], value_set=ids), -1)
-    return np.stack([column.to_numpy().astype(np.int64) for column in (code, table["frame"], table["face"])])
-
-
 def _floats(table: pa.Table, name: str, dtype: Any) -> np.ndarray:
     return table[name].to_numpy().astype(dtype)  # null becomes NaN
 
@@ -82,27 +79,24 @@ def unit_embeddings(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         float32 (rows, D), zeros where an embedding is null, not finite or zero; and bool (rows,), where it is not.
     """
-    array = column.combine_chunks()
-    width = array.type.list_size
-    # `values` spans the whole buffer, whatever the offset; null rows keep their place in it, which `flatten` would drop
-    flat = array.values.slice(array.offset * width, len(array) * width).to_numpy(zero_copy_only=False)
-    unit_ND = flat.reshape(-1, width).astype(np.float32)
+    unit_ND = to_matrix(column)
     length_N = np.linalg.norm(unit_ND, axis=1)
-    embedded_N = array.is_valid().to_numpy(zero_copy_only=False) & np.isfinite(length_N) & (length_N > 0)
+    embedded_N = np.isfinite(length_N) & (length_N > 0)
     unit_ND[~embedded_N] = 0
     unit_ND[embedded_N] /= length_N[embedded_N, None]
     return unit_ND, embedded_N
 
 
-def _join_embeddings(key_3N: np.ndarray, embeddings: pa.Table | None, ids: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """`unit_embeddings` in the order of the sorted faces."""
-    num_faces = key_3N.shape[1]
-    if embeddings is None or embeddings.num_rows == 0 or num_faces == 0:
-        return np.zeros((num_faces, 0), np.float32), np.zeros(num_faces, bool)
+def _join_embeddings(
+    faces: pa.Table, embeddings: pa.Table | None, order_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`unit_embeddings` of the faces in the order `order_N`."""
+    if embeddings is None or embeddings.num_rows == 0 or len(order_N) == 0:
+        return np.zeros((len(order_N), 0), np.float32), np.zeros(len(order_N), bool)
     unit_ED, embedded_E = unit_embeddings(embeddings["embedding"])
-    face, row = _match(key_3N, _keys(embeddings, ids))
-    unit_ND = np.zeros((num_faces, unit_ED.shape[1]), np.float32)
-    embedded_N = np.zeros(num_faces, bool)
+    face, row = _match(faces, embeddings, order_N)
+    unit_ND = np.zeros((len(order_N), unit_ED.shape[1]), np.float32)
+    embedded_N = np.zeros(len(order_N), bool)
     unit_ND[face], embedded_N[face] = unit_ED[row], embedded_E[row]
     return unit_ND, embedded_N
 
@@ -112,28 +106,22 @@ def _sharp(faces: pa.Table) -> np.ndarray:
     return np.nan_to_num(np.clip(_floats(faces, "sharpness", np.float64) / FULL_SHARPNESS, LEAST_SHARP, 1), nan=1.0)
 
 
-def _frontality(key_3N: np.ndarray, poses: pa.Table | None, ids: pa.Array) -> np.ndarray:
-    """How much of each sorted face is turned to the camera: the cosine of its turn aside and up or down, at least
-    LEAST_FRONTAL; 1 where the pose is not known.
+def _frontality(faces: pa.Table, poses: pa.Table | None, order_N: np.ndarray) -> np.ndarray:
+    """How much of each face, in the order `order_N`, is turned to the camera: the cosine of its turn aside and up or
+    down, at least LEAST_FRONTAL; 1 where the pose is not known.
     """
-    frontal_N = np.ones(key_3N.shape[1])
+    frontal_N = np.ones(len(order_N))
     if poses is not None and poses.num_rows and len(frontal_N):
         turned_P = np.cos(_floats(poses, "pose_yaw", np.float64)) * np.cos(_floats(poses, "pose_pitch", np.float64))
-        face, row = _match(key_3N, _keys(poses, ids))
+        face, row = _match(faces, poses, order_N)
         frontal_N[face] = np.nan_to_num(np.maximum(turned_P[row], LEAST_FRONTAL), nan=1.0)
     return frontal_N
 
 
-def _match(key_3N: np.ndarray, other_3R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Faces and the rows of another table that have the same key."""
-    num_faces = key_3N.shape[1]
-    # sort both together: a row then stands right behind the face with the same key
-    both = np.concatenate([key_3N, other_3R], axis=1)
-    is_row = np.arange(both.shape[1]) >= num_faces
-    order = np.lexsort((is_row, both[2], both[1], both[0]))
-    here, behind = order[:-1], order[1:]
-    match = (both[:, here] == both[:, behind]).all(axis=0) & ~is_row[here] & is_row[behind]
-    return here[match], behind[match] - num_faces
+def _match(faces: pa.Table, others: pa.Table, order_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the faces, as places in the order `order_N`, that another table has a row of; and these rows."""
+    row_N = pc.fill_null(match_faces(faces, others), -1).to_numpy()[order_N]
+    return np.flatnonzero(row_N >= 0), row_N[row_N >= 0]
 
 
 def split_clips(faces: Faces) -> list[Faces]:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from scipy.optimize import linear_sum_assignment
 
 from pipeline.config.models import TracksConfig
+from pipeline.geometry import box_iou
 from pipeline.schema import TRACKS
 from pipeline.tracking.faces import Faces, read_faces, split_clips
 
@@ -154,7 +155,7 @@ def _match(faces: Faces, here: slice, good_F: np.ndarray, live: _Live, config: T
     row_F = np.full(here.stop - here.start, -1, np.int64)
     if len(live.track_T) == 0:
         return row_F
-    iou_FT = overlap(faces.box[here], live.box_T4)
+    iou_FT = box_iou(faces.box[here, None], live.box_T4)
     unit_FD = faces.unit[here]
     looks_FT = unit_FD @ (live.sum_TD / np.maximum(np.linalg.norm(live.sum_TD, axis=1, keepdims=True), 1e-6)).T
     # a head that turns drifts away from its mean look but not from its last one
@@ -168,17 +169,6 @@ def _match(faces: Faces, here: slice, good_F: np.ndarray, live: _Live, config: T
     linked = allowed_FT[face, row]
     row_F[face[linked]] = row[linked]
     return row_F
-
-
-def overlap(box_F4: np.ndarray, box_T4: np.ndarray) -> np.ndarray:
-    """Intersection over union of each pair of boxes (left, top, right, bottom): (F, T) in 0..1, 0 for NaN or empty."""
-    low_FT2 = np.maximum(box_F4[:, None, :2], box_T4[None, :, :2])
-    high_FT2 = np.minimum(box_F4[:, None, 2:], box_T4[None, :, 2:])
-    shared_FT = np.maximum(high_FT2 - low_FT2, 0).prod(axis=2)
-    area_F = np.maximum(box_F4[:, 2:] - box_F4[:, :2], 0).prod(axis=1)
-    area_T = np.maximum(box_T4[:, 2:] - box_T4[:, :2], 0).prod(axis=1)
-    union_FT = area_F[:, None] + area_T - shared_FT
-    return np.nan_to_num(shared_FT / np.where(union_FT > 0, union_FT, 1))
 
 
 def switch_below(config: TracksConfig) -> float:

@@ -106,10 +106,10 @@ def ours(asked, path, device, parity, mirror, tmp_path_factory):
     (folder / "given.yaml").write_text(yaml.safe_dump({"models": {"face": face, **COMPUTED}}))
     analyzer = FaceAnalyzer(str(folder / "given.yaml"), mirror=str(mirror), device=device.type, precision="float32")
     faces = analyzer.detect(path, every=asked["step"])
-    labels = list(cluster_identities(embeddings_of(faces, faces), 0.8, "gallery"))
+    labels = list(cluster_identities(embeddings_of(faces), 0.8, "gallery"))
     video = _video(path)
     frames = sorted(int(frame) for frame in asked["boxes"])
-    table = fex_rows(video, frames, dict.fromkeys(["face", *COMPUTED], faces), labels)
+    table = fex_rows(video, frames, faces, labels)
     return table.to_pandas()
 
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.ops.crops import ARCFACE_POINTS, align_faces, similarity
+from actors.ops.crops import align_faces, similarity
+from pipeline.geometry import ARCFACE_POINTS
 
 TEMPLATE_15_2 = torch.tensor([ARCFACE_POINTS])
 # few enough, and small enough, to stay quick: 6 pictures of 3 people

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.arrays import join_faces
 from pipeline.export.fex import COLUMNS_OF_SLOT, FEX, Video, approx_time, face_rectangles, fex_rows
 from pipeline.schema import slot_schema
 
@@ -20,7 +21,9 @@ def faces_in(*frames):
 
 
 def fex(faces, frames, labels=None, **tables):
-    return fex_rows(VIDEO, frames, {"face": faces, **tables}, labels or [None] * faces.num_rows).to_pandas()
+    for table in tables.values():
+        faces = join_faces(faces, table)
+    return fex_rows(VIDEO, frames, faces, labels or [None] * faces.num_rows).to_pandas()
 
 
 def test_a_frame_without_a_face_has_one_row_without_numbers_and_a_score_of_zero():
@@ -53,7 +56,7 @@ def test_rows_of_other_slots_are_found_by_frame_and_face_and_missing_ones_are_nu
 
 
 def test_no_face_in_any_frame():
-    table = fex_rows(VIDEO, [0, 1], {"face": slot_schema("face").empty_table()}, [])
+    table = fex_rows(VIDEO, [0, 1], slot_schema("face").empty_table(), [])
     assert table.schema.equals(FEX)
     assert table["FaceScore"].to_pylist() == [0.0, 0.0]
     assert table["FaceRectX"].null_count == 2

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.models import TracksConfig
+from pipeline.geometry import box_iou
 from pipeline.schema import TRACKS, slot_schema
-from pipeline.tracking.link import link_faces, link_shard, overlap, pool_embeddings
+from pipeline.tracking.link import link_faces, link_shard, pool_embeddings
 
 CLIP = "00000000000000aa"
 DEFAULT = TracksConfig()
@@ -244,7 +245,7 @@ def test_from_which_cosine_on_a_face_is_somebody_else_depends_on_the_model():
 def test_overlap_of_empty_and_missing_boxes_is_zero():
     boxes = np.array([[0, 0, 10, 10], [0, 5, 10, 15], [3, 3, 3, 3], [np.nan] * 4], np.float32)
     expected = [[1, 1 / 3, 0, 0], [1 / 3, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
-    np.testing.assert_allclose(overlap(boxes, boxes), expected, atol=1e-6)
+    np.testing.assert_allclose(box_iou(boxes[:, None], boxes), expected, atol=1e-6)
 
 
 # -- whatever the clip -------------------------------------------------------------------------------------------------
