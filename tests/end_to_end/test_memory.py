@@ -11,7 +11,7 @@ import pytest
 
 import pipeline
 
-MOST = 2.5e9  # bytes
+MOST = 2.2e9  # bytes
 
 
 def watch(process, peaks, stop):
