@@ -39,32 +39,30 @@ def means(weights, scale):
 
 
 @pytest.fixture(scope="module")
-def bundle(shared_bundle, tmp_path_factory):
-    """bundle(scale): the shared bundle with an emotion model; another scale is another version of it."""
+def bundle(tmp_path_factory):
+    """bundle(scale): three models that ship with Faceatlas and one of emotions; another scale is another version."""
     folder = tmp_path_factory.mktemp("emotional")
     (folder / "means.py").write_text(FACTORY)
-    (folder / "shared_models.py").write_text((Path(shared_bundle).parent / "shared_models.py").read_text())
 
     def make(scale):
-        tree = yaml.safe_load(Path(shared_bundle).read_text())
         emotions = {"factory": "means:means", "input": "crops112", "parameters": {"scale": scale}}
-        tree["models"]["emotions"] = emotions
+        models = {"face": "tiny", "landmarks": "tiny", "embeddings": "tiny", "emotions": emotions}
         path = folder / f"scale{scale}.yaml"
-        path.write_text(yaml.safe_dump(tree))
+        path.write_text(yaml.safe_dump({"name": "emotional", "models": models}))
         return str(path)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def few(data, tmp_path_factory):
+def few(known_clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp("few")
-    for name in ("lp_driving_d18.mp4", "face_noface.mov", "no_face.mp4"):
-        (folder / name).symlink_to(data / "videos" / name)
+    for name in ("hopper_zoom.mp4", "comes_and_goes.mov", "nobody.mp4"):
+        (folder / name).symlink_to(known_clips / name)
     return folder
 
 
-SETTINGS = ("decode.every=8", "decode.chunk_frames=8", "store.chunks_per_file=2")
+SETTINGS = ("decode.every=2", "decode.chunk_frames=5", "store.chunks_per_file=2")
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +174,10 @@ def test_a_version_that_a_part_of_the_clips_has_comes_into_force_only_on_demand(
     annotate, bundle, few, annotated, capsys
 ):
     before = tables.read_current(open_output(annotated))
-    report = annotate(few / "no_face.mp4", annotated, bundle(3.0), *SETTINGS)
+    report = annotate(few / "nobody.mp4", annotated, bundle(3.0), *SETTINGS)
     assert (report.complete, report.pending) == (True, 2)
     assert tables.read_current(open_output(annotated)) == before
     assert "NOT IN FORCE YET: 2 clips" in capsys.readouterr().out
-    report = annotate(few / "no_face.mp4", annotated, bundle(3.0), *SETTINGS, "store.promote_early=true")
+    report = annotate(few / "nobody.mp4", annotated, bundle(3.0), *SETTINGS, "store.promote_early=true")
     assert (report.complete, report.pending) == (True, 0)
     assert tables.read_current(open_output(annotated))["emotions"] != before["emotions"]

@@ -4,41 +4,56 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import pipeline
 from actors import FaceAnalyzer
 from jobs.cli import app
+from jobs.commands.demo import portraits
 from pipeline.errors import ClipError
 from pipeline.export.fex import FEX
 from pipeline.export.pyfeat_identities import cluster_identities
 
-NAMES = ["single_face.mp4", "no_face.mp4", "face_noface.mov"]
+NAMES = ["hopper_pan.mp4", "nobody.mp4", "comes_and_goes.mov"]
 
 
 @pytest.fixture(scope="module")
-def corpus(data, tmp_path_factory):
+def corpus(known_clips, tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus") / "clips"
     folder.mkdir()
     for name in NAMES:
-        (folder / name).symlink_to(data / "videos" / name)
+        (folder / name).symlink_to(known_clips / name)
     return folder
 
 
 @pytest.fixture(scope="module")
-def out(annotate, shared_bundle, corpus, tmp_path_factory):
+def out(annotate, corpus, tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("exported") / "out")
-    assert annotate(corpus, folder, shared_bundle, "decode.every=9").complete
+    assert annotate(corpus, folder, "tiny", "decode.every=3").complete
     return folder
 
 
 @pytest.fixture(scope="module")
-def analyzer(shared_bundle):
-    return FaceAnalyzer(shared_bundle, device="cpu")
+def analyzer():
+    return FaceAnalyzer("tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two pictures: of one face, and of five in a row."""
+    folder = tmp_path_factory.mktemp("pictures")
+    one, other = (Image.fromarray(portrait) for portrait in portraits())
+    one.save(folder / "one.png")
+    heads = [one.crop((90, 0, 346, 256)), other.crop((100, 40, 400, 340)).resize((256, 256))]
+    row = np.concatenate([np.asarray(heads[i % 2]) for i in range(5)], axis=1)
+    Image.fromarray(row).save(folder / "five.jpg")
+    return [folder / "one.png", folder / "five.jpg"]
 
 
 def export(*arguments):
@@ -60,7 +75,7 @@ def csv(out, tmp_path_factory):
 def test_faces_without_ray_are_those_of_the_flow(out, analyzer, corpus):
     clips = pipeline.read_table(out, "clips").to_pandas().set_index("clip_id")["key"]
     for name in NAMES:
-        ours = analyzer.detect(corpus / name, every=9).to_pandas()
+        ours = analyzer.detect(corpus / name, every=3).to_pandas()
         for table, columns in (
             ("faces", ["time", "box_x1", "box_y1", "box_x2", "box_y2", "score", "points5"]),
             ("landmarks", ["landmarks"]),
@@ -75,9 +90,8 @@ def test_faces_without_ray_are_those_of_the_flow(out, analyzer, corpus):
         assert ours["AU01"].isna().all()
 
 
-def test_pictures_are_read_too_and_several_files_give_one_table(analyzer, data):
-    folder = data / "images" / "pyfeat"
-    faces = analyzer.detect([folder / "single_face.jpg", folder / "multi_face.jpg"]).to_pandas()
+def test_pictures_are_read_too_and_several_files_give_one_table(analyzer, pictures):
+    faces = analyzer.detect(pictures).to_pandas()
     assert faces.groupby("path", sort=False).size().tolist() == [1, 5]
     assert faces["frame"].tolist() == [0] * 6
 
@@ -88,15 +102,14 @@ def test_a_file_that_is_no_video_is_named(analyzer, tmp_path):
         analyzer.detect(tmp_path / "text.mp4")
 
 
-def test_it_runs_without_ray_being_imported(shared_bundle, data):
+def test_it_runs_without_ray_being_imported(pictures):
     program = (
         "import sys, actors; assert 'torch' not in sys.modules\n"
         "faces = actors.FaceAnalyzer(sys.argv[1]).detect(sys.argv[2])\n"
         "print(faces.num_rows, 'ray' in sys.modules)"
     )
-    picture = data / "images" / "pyfeat" / "single_face.jpg"
     done = subprocess.run(
-        [sys.executable, "-c", program, shared_bundle, str(picture)],
+        [sys.executable, "-c", program, "tiny", str(pictures[0])],
         capture_output=True,
         text=True,
         check=True,
@@ -108,10 +121,12 @@ def test_it_runs_without_ray_being_imported(shared_bundle, data):
 # -- export -----------------------------------------------------------------------------------------------------------
 
 
-def test_every_annotated_frame_has_a_row(csv, out):
+def test_every_annotated_frame_has_a_row(csv, out, known_faces):
     table = pd.read_csv(csv)
     assert list(table.columns) == FEX.names
     clips = pipeline.read_table(out, "clips").to_pandas().set_index("key")
+    faces = {Path(name).stem: sum(known_faces[name][::3]) for name in NAMES}
+    assert clips["faces"].to_dict() == faces
     for key, clip in clips.iterrows():
         rows = table[table["input"].str.contains(f"/{key}.", regex=False)]
         assert rows["frame"].nunique() == clip["sampled"]
@@ -146,7 +161,7 @@ def test_the_references_clustering_labels_the_faces_of_each_clip(method, csv, ou
 def test_parquet_holds_the_same_rows_one_file_per_clip(csv, out, tmp_path):
     assert export(out, "--format", "fex-parquet", "--to", tmp_path / "fex")[0] == 0
     files = sorted((tmp_path / "fex").iterdir())
-    assert [file.name for file in files] == ["face_noface.parquet", "no_face.parquet", "single_face.parquet"]
+    assert [file.name for file in files] == ["comes_and_goes.parquet", "hopper_pan.parquet", "nobody.parquet"]
     tables = {file: pd.read_parquet(file) for file in files}
     text = pd.read_csv(csv)
     for table in tables.values():
@@ -157,17 +172,18 @@ def test_parquet_holds_the_same_rows_one_file_per_clip(csv, out, tmp_path):
 
 def test_only_the_clip_that_is_named_and_only_frames_with_faces(out, tmp_path):
     path = tmp_path / "one.csv"
-    assert export(out, "--to", path, "--clip", "face_noface", "--faces-only")[0] == 0
+    assert export(out, "--to", path, "--clip", "comes_and_goes", "--faces-only")[0] == 0
     table = pd.read_csv(path)
     assert table["FaceRectX"].notna().all()
     assert table["input"].nunique() == 1
-    code, said = export(out, "--to", path, "--clip", "nobody")
-    assert (code, "nobody" in said) == (2, True)
+    assert table["frame"].tolist() == list(range(0, 24, 3))
+    code, said = export(out, "--to", path, "--clip", "absent")
+    assert (code, "absent" in said) == (2, True)
 
 
-def test_frames_that_cannot_be_known_are_an_error_that_says_what_to_do(annotate, shared_bundle, corpus, tmp_path):
+def test_frames_that_cannot_be_known_are_an_error_that_says_what_to_do(annotate, corpus, tmp_path):
     out = str(tmp_path / "out")
-    assert annotate(corpus / "face_noface.mov", out, shared_bundle, "decode.fps=4").complete
+    assert annotate(corpus / "comes_and_goes.mov", out, "tiny", "decode.fps=4").complete
     code, said = export(out, "--to", tmp_path / "fex.csv")
     assert code == 2
     assert "decode.fps" in said

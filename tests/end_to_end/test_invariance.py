@@ -16,16 +16,16 @@ import pytest
 
 import pipeline
 
-NAMES = ["grid_bbaf2n.mpg", "lp_driving_d18.mp4", "lp_driving_d19.mp4", "no_face.mp4"]  # two frame sizes and nobody
+NAMES = ["small.mpg", "two_people.mp4", "comes_and_goes.mov", "nobody.mp4"]  # two frame sizes and nobody
 
 
 @pytest.fixture(scope="session")
-def few(data, tmp_path_factory):
-    """A folder with a few of the videos."""
+def few(known_clips, tmp_path_factory):
+    """A folder with a few of the clips: two people, each in two of them."""
     folder = tmp_path_factory.mktemp("few") / "clips"
     folder.mkdir()
     for name in NAMES:
-        (folder / name).symlink_to(data / "videos" / name)
+        (folder / name).symlink_to(known_clips / name)
     return folder
 
 
@@ -64,9 +64,9 @@ def assert_same(one, other):
 
 
 @pytest.fixture(scope="session")
-def plain(annotate, shared_bundle, few, tmp_path_factory):
+def plain(annotate, few, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("plain") / "out")
-    assert annotate(few, out, shared_bundle, "decode.every=10").complete
+    assert annotate(few, out, "tiny", "decode.every=3").complete
     return out
 
 
@@ -91,14 +91,14 @@ def as_manifest(few, folder):
 
 
 @pytest.mark.parametrize("form", [as_tars, as_uri, as_manifest])
-def test_the_form_of_the_corpus_changes_nothing(form, annotate, shared_bundle, few, plain, tmp_path):
+def test_the_form_of_the_corpus_changes_nothing(form, annotate, few, plain, tmp_path):
     out = str(tmp_path / "out")
-    assert annotate(form(few, tmp_path), out, shared_bundle, "decode.every=10").complete
+    assert annotate(form(few, tmp_path), out, "tiny", "decode.every=3").complete
     assert_same(rows(plain), rows(out))
 
 
-def test_a_path_and_its_file_uri_are_the_same_clips(annotate, shared_bundle, few, plain):
-    report = annotate(f"file://{few}", plain, shared_bundle, "decode.every=10")
+def test_a_path_and_its_file_uri_are_the_same_clips(annotate, few, plain):
+    report = annotate(f"file://{few}", plain, "tiny", "decode.every=3")
     assert (report.complete, report.frames) == (True, 0)
 
 
@@ -110,36 +110,36 @@ def test_a_path_and_its_file_uri_are_the_same_clips(annotate, shared_bundle, few
     ],
     ids=["small_batches", "two_actors"],
 )
-def test_batches_chunks_and_pools_change_nothing(settings, annotate, shared_bundle, few, plain, tmp_path):
+def test_batches_chunks_and_pools_change_nothing(settings, annotate, few, plain, tmp_path):
     out = str(tmp_path / "out")
-    assert annotate(few, out, shared_bundle, "decode.every=10", *settings).complete
+    assert annotate(few, out, "tiny", "decode.every=3", *settings).complete
     assert_same(rows(plain), rows(out))
 
 
-def test_the_order_of_clips_changes_nothing(annotate, shared_bundle, few, plain, tmp_path):
+def test_the_order_of_clips_changes_nothing(annotate, few, plain, tmp_path):
     lines = ["uri,key", *(f"{few / name},{name.split('.')[0]}" for name in reversed(NAMES))]
     (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
     out = str(tmp_path / "out")
-    assert annotate(tmp_path / "list.csv", out, shared_bundle, "decode.every=10").complete
+    assert annotate(tmp_path / "list.csv", out, "tiny", "decode.every=3").complete
     assert_same(rows(plain), rows(out))
 
 
-def test_detection_in_one_pool_and_the_rest_in_another_changes_nothing(annotate, shared_bundle, few, plain, tmp_path):
+def test_detection_in_one_pool_and_the_rest_in_another_changes_nothing(annotate, few, plain, tmp_path):
     detection = "{slots: [face], size: 1, gpus: 0.5, cpus: 0.5}"
     pools = f"actors.pools=[{detection}, {{min_size: 1, max_size: 2, gpus: 0.25, cpus: 0.5}}]"
     out = str(tmp_path / "out")
-    assert annotate(few, out, shared_bundle, "decode.every=10", pools).complete
+    assert annotate(few, out, "tiny", "decode.every=3", pools).complete
     assert_same(rows(plain), rows(out))
 
 
-def test_a_lost_table_file_is_computed_again_from_the_stored_boxes(annotate, plain, shared_bundle, few, tmp_path):
+def test_a_lost_table_file_is_computed_again_from_the_stored_boxes(annotate, plain, few, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(plain, out)
     before = pipeline.read_table(str(out), "landmarks").sort_by([("clip_id", "ascending"), ("frame", "ascending")])
     faces = {path: path.read_bytes() for path in (out / "faces").rglob("*.parquet")}
     for path in [*(out / "landmarks").rglob("*.parquet"), *(out / "clips").rglob("*.parquet")]:
         path.unlink()
-    assert annotate(few, out, shared_bundle, "decode.every=10").complete
+    assert annotate(few, out, "tiny", "decode.every=3").complete
     after = pipeline.read_table(str(out), "landmarks").sort_by([("clip_id", "ascending"), ("frame", "ascending")])
     assert after["frame"].equals(before["frame"])
     difference = (
@@ -150,10 +150,10 @@ def test_a_lost_table_file_is_computed_again_from_the_stored_boxes(annotate, pla
     assert {path: path.read_bytes() for path in (out / "faces").rglob("*.parquet")} == faces
 
 
-def test_a_killed_run_is_finished_by_the_next_without_loss_or_double(annotate, shared_bundle, few, plain, tmp_path):
+def test_a_killed_run_is_finished_by_the_next_without_loss_or_double(annotate, few, plain, tmp_path):
     out = tmp_path / "out"
-    settings = ["--set", "decode.every=10", "--set", "store.chunks_per_file=1", "--set", "decode.chunk_frames=2"]
-    command = [Path(sys.executable).parent / "faceatlas", "annotate", few, out, "--bundle", shared_bundle, *settings]
+    settings = ["--set", "decode.every=3", "--set", "store.chunks_per_file=1", "--set", "decode.chunk_frames=2"]
+    command = [Path(sys.executable).parent / "faceatlas", "annotate", few, out, "--bundle", "tiny", *settings]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     run = subprocess.Popen([str(part) for part in command], env=environment, start_new_session=True)
     deadline = time.monotonic() + 120
@@ -162,7 +162,7 @@ def test_a_killed_run_is_finished_by_the_next_without_loss_or_double(annotate, s
     os.killpg(run.pid, signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     written = len(list(out.glob("faces/**/*.parquet")))
-    report = annotate(few, out, shared_bundle, "decode.every=10", "store.chunks_per_file=1", "decode.chunk_frames=2")
+    report = annotate(few, out, "tiny", "decode.every=3", "store.chunks_per_file=1", "decode.chunk_frames=2")
     assert report.complete
     assert 0 < written < len(list(out.glob("faces/**/*.parquet")))
     assert_same(rows(plain), rows(str(out)))

@@ -58,12 +58,17 @@ def memory():
 # -- folders, files, globs --------------------------------------------------------------------------------------------
 
 
-def test_all_odd_files_are_clips(data):
-    corpus = read_corpus(str(data / "odd"), CONFIG)
-    assert corpus.clips.num_rows == 23
+def test_files_are_clips_by_their_names_whatever_they_hold(tmp_path):
+    kinds = ["3gp", "asf", "avi", "flv", "h264", "h265", "m2ts", "m4v", "mkv", "mov", "mp3", "mp4", "mpeg", "mpg"]
+    kinds += ["mts", "mxf", "ogv", "ts", "vob", "webm", "wmv"]
+    folder = fill(tmp_path, *(f"a-{kind}_1.5s.{kind}" for kind in kinds), "sound.mp4.audio.mp3", "UPPER.MP4")
+    (folder / "zero.mp4").touch()
+    corpus = read_corpus(str(folder), CONFIG)
+    count = len(kinds) + 3
+    assert corpus.clips.num_rows == count
     assert corpus.ignored == []
     assert corpus.clips.schema.equals(CLIP, check_metadata=True)
-    assert len(set(corpus.clips["clip_id"].to_pylist())) == 23
+    assert len(set(corpus.clips["clip_id"].to_pylist())) == count
     assert len(set(corpus.clips["shard"].to_pylist())) == 1
 
 

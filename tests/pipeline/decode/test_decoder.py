@@ -56,15 +56,128 @@ BROKEN = {  # file: (stage, class, words of the message, frames before it)
     "torchcodec_nasa_13013.mp4.audio.mp3": ("open", "no_video_stream", "no video stream", 0),
 }
 
+# what the tests make: 60 frames of 96x64, every 40 ms but for `variable.*`
+COUNT = 60
+VARIABLE_MS = [100 * (i // 3) + (0, 20, 53)[i % 3] for i in range(COUNT)]  # 20, 33 and 47 ms apart in turn
+_VARIABLE = {"pts": VARIABLE_MS, "time_base": Fraction(1, 1000)}
+_HEVC = {"codec": "libx265", "codec_options": {"x265-params": "log-level=none:pools=1:frame-threads=1"}}
+MADE = {
+    **{name: {} for name in ("h264.mp4", "h264.mov", "h264.mkv", "h264.flv", "h264.ts", "h264.h264")},
+    "h264_10bits.mp4": {"pix_fmt": "yuv420p10le"},
+    "h264_full_range.mp4": {"pix_fmt": "yuvj420p"},
+    "h264_444.mkv": {"pix_fmt": "yuv444p"},
+    **dict.fromkeys(("hevc.mp4", "hevc.mov", "hevc.mkv", "hevc.h265"), _HEVC),
+    "hevc_10bits.mp4": {**_HEVC, "pix_fmt": "yuv420p10le"},
+    **{name: {"codec": "mpeg4"} for name in ("mpeg4.avi", "mpeg4.mp4")},
+    **{name: {"codec": "mpeg2video"} for name in ("mpeg2.mpg", "mpeg2.ts")},
+    "mpeg1.mpg": {"codec": "mpeg1video"},
+    "vp8.webm": {"codec": "libvpx"},
+    **{name: {"codec": "libvpx-vp9"} for name in ("vp9.webm", "vp9.mp4")},
+    **{name: {"codec": "libsvtav1"} for name in ("av1.mkv", "av1.mp4")},
+    **{name: {"codec": "ffv1"} for name in ("ffv1.mkv", "ffv1.avi")},
+    **{name: {"codec": "mjpeg", "pix_fmt": "yuvj420p"} for name in ("mjpeg.avi", "mjpeg.mov")},
+    "prores.mov": {"codec": "prores_ks", "pix_fmt": "yuv422p10le"},
+    "wmv2.wmv": {"codec": "wmv2"},
+    "huffyuv.avi": {"codec": "huffyuv", "pix_fmt": "yuv422p"},
+    "variable.mov": _VARIABLE,
+    "variable.mkv": {**_VARIABLE, **_HEVC},
+    **{f"rotated_{degrees}.mov": {"rotation": degrees} for degrees in (90, 180, 270)},
+}
+MADE_BROKEN = {  # as BROKEN
+    "corrupt.mp4": ("decode", "corrupt", "after 12 frames", 12),
+    "empty.mp4": ("open", "empty_file", "no bytes", 0),
+    "encrypted.mp4": ("decode", "encrypted", "encrypted", 0),
+    "sizes_out_of_range.mp4": ("open", "not_a_video", "cannot be opened", 0),
+    "sound.mp3": ("open", "no_video_stream", "no video stream", 0),
+    "sound_aac.mp4": ("open", "no_video_stream", "streams: audio", 0),
+    "sound_opus.mp4": ("open", "no_video_stream", "streams: audio", 0),
+}
 
-# -- real files -------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def made(make_video, tmp_path_factory):
+    """made(name): the path of a file of MADE or MADE_BROKEN, made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("made")
+
+    def make(name):
+        path = folder / name
+        if path.exists():
+            return path
+        if name in MADE:
+            settings = dict(MADE[name])
+            degrees = settings.pop("rotation", None)
+            make_video(path, count=COUNT, width=96, height=64, **settings)
+            if degrees:
+                _set_display_matrix(path, next(turn for turn, angle in DEGREES.items() if angle == degrees))
+        elif name == "empty.mp4":
+            path.touch()
+        elif name.startswith("sound"):
+            _write_sound(path, {"aac.mp4": "aac", "opus.mp4": "libopus"}.get(name.partition("_")[2], "libmp3lame"))
+        elif name == "encrypted.mp4":
+            key = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "01" * 16, "encryption_kid": "02" * 16}
+            make_video(path, count=COUNT, width=96, height=64, mux_options=key)
+        elif name == "corrupt.mp4":
+            make_video(path, count=COUNT, width=96, height=64, codec_options={"g": "1", "bf": "0"})
+            with av.open(str(path)) as container:
+                at = [packet.pos for packet in container.demux(video=0) if packet.size][12]
+            _overwrite(path, at, b"\x7f\xff\xff\xff")  # the length of a unit of the 13th frame
+        elif name == "sizes_out_of_range.mp4":
+            make_video(path, count=COUNT, width=96, height=64)
+            _overwrite(path, path.read_bytes().index(b"stsz") + 12, b"\x7f\xff\xff\xff")  # the number of frames
+        return path
+
+    return make
 
 
-@pytest.mark.parametrize("name", [f"videos/{name}" for name in VIDEOS] + [f"odd/{name}" for name in ODD])
-def test_frames_times_and_colours_equal_a_plain_loop(data, decode, plain, name):
-    ours, theirs = decode(data / name), plain(data / name)
+def _overwrite(path, at, words):
+    content = path.read_bytes()
+    path.write_bytes(content[:at] + words + content[at + len(words) :])
+
+
+def _set_display_matrix(path, turn):
+    """Give an MP4 or MOV file that has the identity another matrix, a key of DEGREES."""
+    a, b, c, d = turn
+    matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    _overwrite(path, path.read_bytes().index(b"tkhd") + 44, matrix)
+
+
+def _write_sound(path, codec):
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=48000)
+        silence = av.AudioFrame.from_ndarray(np.zeros((2, 4800), np.float32), "fltp", "stereo")
+        silence.sample_rate, silence.pts = 48000, 0
+        size = stream.codec_context.frame_size or 1152
+        fit = av.AudioResampler(format=stream.format.name, layout="stereo", rate=48000, frame_size=size)
+        for frame in fit.resample(silence):
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+
+
+@pytest.fixture
+def locate(made, request):
+    """locate(name): the path of `made/NAME`, or of a file of the folder `data`; skips if that is not there."""
+
+    def find(name):
+        folder, _, file = name.partition("/")
+        return made(file) if folder == "made" else request.getfixturevalue("data") / name
+
+    return find
+
+
+# -- whole files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"made/{name}" for name in MADE] + [f"videos/{name}" for name in VIDEOS] + [f"odd/{name}" for name in ODD],
+)
+def test_frames_times_and_colours_equal_a_plain_loop(locate, decode, plain, name):
+    ours, theirs = decode(locate(name)), plain(locate(name))
     assert ours.error is None
     assert ours.frames == list(range(len(theirs)))
+    if name.startswith("made/"):
+        assert len(theirs) == COUNT
+        assert _from_first(ours.times) == _made_times(Path(name).name)
     assert len(theirs) == ODD.get(Path(name).name, len(theirs))
     assert ours.times == [frame.time for frame in theirs]
     assert ours.video["frames"] == ours.video["sampled"] == len(theirs)
@@ -75,6 +188,17 @@ def test_frames_times_and_colours_equal_a_plain_loop(data, decode, plain, name):
             np.testing.assert_array_equal(ours.planes[position], _end_to_end(expected, frame.width, frame.height))
 
 
+def _from_first(times):
+    return [time if time is None else pytest.approx(time - times[0], abs=0.0006) for time in times]  # Matroska rounds
+
+
+def _made_times(name):
+    """Times of a file of MADE after its first frame; MPEG and FLV begin with a delay."""
+    if name.endswith((".h264", ".h265")):
+        return [None] * COUNT
+    return [ms / 1000 for ms in (VARIABLE_MS if name.startswith("variable") else range(0, 40 * COUNT, 40))]
+
+
 def _end_to_end(array, width, height):
     """PyAV's yuv420p array, whose planes lie end to end already when both sizes are even."""
     assert width % 2 == 0
@@ -82,15 +206,16 @@ def _end_to_end(array, width, height):
     return array.ravel()
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_file_ends_with_its_reason(data, decode, name):
-    stage, kind, words, frames = BROKEN[name]
-    ours = decode(data / "odd" / name)
+@pytest.mark.parametrize("name", [f"made/{name}" for name in MADE_BROKEN] + [f"odd/{name}" for name in BROKEN])
+def test_broken_file_ends_with_its_reason(locate, decode, name):
+    stage, kind, words, frames = (MADE_BROKEN if name.startswith("made/") else BROKEN)[Path(name).name]
+    ours = decode(locate(name))
     assert ours.error["stage"] == stage
     assert ours.error["error_class"] == kind
     assert words in ours.error["message"]
     assert "Errno" not in ours.error["message"]
     assert "(1094995529" not in ours.error["message"]
+    assert not re.search(r"\(\d+,|Errno|b'", ours.error["message"])
     assert ours.frames == list(range(frames))
 
 
@@ -99,9 +224,15 @@ def test_every_odd_file_is_covered(data):
     assert {path.name for path in (data / "videos").iterdir()} == set(VIDEOS)
 
 
-@pytest.mark.parametrize(("degrees", "quarters"), [(90, -1), (180, 2)])
-def test_rotated_video_is_turned_upright(data, decode, plain, degrees, quarters):
-    path = data / "odd" / f"decord_video_{degrees}.mov"
+@pytest.mark.parametrize(
+    ("name", "degrees", "quarters"),
+    [
+        *(("made/rotated_90.mov", 90, -1), ("made/rotated_180.mov", 180, 2), ("made/rotated_270.mov", 270, 1)),
+        *(("odd/decord_video_90.mov", 90, -1), ("odd/decord_video_180.mov", 180, 2)),
+    ],
+)
+def test_rotated_video_is_turned_upright(locate, decode, plain, name, degrees, quarters):
+    path = locate(name)
     ours, theirs = decode(path), plain(path)
     assert ours.video["rotation"] == degrees
     for position, frame in enumerate(theirs):
@@ -111,10 +242,10 @@ def test_rotated_video_is_turned_upright(data, decode, plain, degrees, quarters)
         np.testing.assert_array_equal(ours.luma(position), expected)
 
 
-def test_tar_member_and_remote_file_equal_plain_file(data, decode, clip_row, tmp_path):
+def test_tar_member_and_remote_file_equal_plain_file(made, decode, clip_row, tmp_path):
     import fsspec
 
-    source = data / "videos" / "single_face.mp4"
+    source = made("h264.mp4")
     content = source.read_bytes()
     fsspec.filesystem("memory").pipe_file("/decode/one.tar", b"x" * 777 + content + b"y" * 99)
     member = clip_row("memory://decode/one.tar", member="one.mp4", offset=777, size=len(content))
@@ -127,20 +258,24 @@ def test_tar_member_and_remote_file_equal_plain_file(data, decode, clip_row, tmp
 # -- what is sampled --------------------------------------------------------------------------------------------------
 
 
-def test_every_is_a_slice(data, decode):
-    path = data / "videos" / "noface_face.mov"
+@pytest.mark.parametrize(
+    ("name", "frames", "sampled"), [("made/variable.mov", COUNT, COUNT // 3), ("videos/noface_face.mov", 169, 57)]
+)
+def test_every_is_a_slice(locate, decode, name, frames, sampled):
+    path = locate(name)
     full, third = decode(path), decode(path, every=3)
     assert third.frames == full.frames[::3]
     assert third.times == full.times[::3]
     np.testing.assert_array_equal(third.planes, full.planes[::3])
-    assert third.video["frames"] == 169
-    assert third.video["sampled"] == len(third.frames) == 57
+    assert third.video["frames"] == frames
+    assert third.video["sampled"] == len(third.frames) == sampled
 
 
 @pytest.mark.parametrize("fps", [1.0, 7.5, 10.0, 100.0])
 @pytest.mark.parametrize("start_s", [None, 0.5])
-def test_fps_takes_the_first_frame_at_or_after_each_tick(data, decode, clip_row, fps, start_s):
-    path = data / "videos" / "noface_face.mov"  # variable frame rate
+@pytest.mark.parametrize("name", ["made/variable.mov", "made/variable.mkv", "videos/noface_face.mov"])
+def test_fps_takes_the_first_frame_at_or_after_each_tick(locate, decode, clip_row, name, fps, start_s):
+    path = locate(name)
     times = [time for time in decode(path).times if time >= (start_s or 0)]
     count = math.floor((times[-1] - times[0]) * fps) + 1
     ticks = [times[0] + n / fps for n in range(count)]
@@ -149,8 +284,8 @@ def test_fps_takes_the_first_frame_at_or_after_each_tick(data, decode, clip_row,
 
 
 @pytest.mark.parametrize(("start_s", "end_s"), [(None, 1.0), (1.0, None), (0.4, 1.24), (0.4, 0.41), (1.2399, 1.24)])
-def test_time_range_includes_its_start_and_excludes_its_end(data, decode, clip_row, start_s, end_s):
-    path = data / "videos" / "lp_driving_d11.mp4"
+def test_time_range_includes_its_start_and_excludes_its_end(made, decode, clip_row, start_s, end_s):
+    path = made("h264.mp4")
     full, part = decode(path), decode(clip_row(path, start_s=start_s, end_s=end_s), every=2)
     inside = [i for i, time in enumerate(full.times) if (start_s or 0) <= time < (end_s or math.inf)]
     assert part.video["frames"] == len(inside)
@@ -161,24 +296,24 @@ def test_time_range_includes_its_start_and_excludes_its_end(data, decode, clip_r
         assert (part.video["start_time"], part.video["end_time"]) == (full.times[inside[0]], full.times[inside[-1]])
 
 
-def test_range_of_a_stream_without_times_uses_the_average_rate(data, decode, clip_row):
-    path = data / "odd" / "dlib_MOT20-08-raw_shorter.h264"  # 25 frames/s
+def test_range_of_a_stream_without_times_uses_the_average_rate(made, decode, clip_row):
+    path = made("h264.h264")  # 25 frames/s
     part = decode(clip_row(path, start_s=1.0, end_s=2.0))
     assert part.frames == list(range(25, 50))
     assert set(part.times) == {None}
-    assert decode(clip_row(path), fps=5.0).frames == list(range(0, 127, 5))
+    assert decode(clip_row(path), fps=5.0).frames == list(range(0, COUNT, 5))
 
 
-def test_range_behind_the_end_is_empty_without_an_error(data, decode, clip_row):
-    ours = decode(clip_row(data / "videos" / "single_face.mp4", start_s=100.0, end_s=101.0))
+def test_range_behind_the_end_is_empty_without_an_error(made, decode, clip_row):
+    ours = decode(clip_row(made("h264.mp4"), start_s=100.0, end_s=101.0))
     assert ours.frames == []
     assert ours.error is None
     assert ours.video["frames"] == 0
-    assert (ours.video["width"], ours.video["codec"]) == (640, "h264")
+    assert (ours.video["width"], ours.video["codec"]) == (96, "h264")
 
 
-def test_range_before_a_defect_is_not_its_victim(data, decode, clip_row):
-    ours = decode(clip_row(data / "odd" / "decord_corrupted.mp4", end_s=1.0))
+def test_range_before_a_defect_is_not_its_victim(made, decode, clip_row):
+    ours = decode(clip_row(made("corrupt.mp4"), end_s=0.4))
     assert ours.error is None
     assert ours.frames == list(range(10))
 
@@ -375,11 +510,8 @@ def test_video_of_odd_size_and_lossless_444(make_video, decode, plain, tmp_path)
 def test_display_matrix_turns_and_mirrors(make_video, decode, tmp_path, turn):
     path = make_video(tmp_path / "v.mp4", count=2, width=64, height=48)
     upright = decode(path)
-    content = path.read_bytes()
-    at = content.index(b"tkhd") + 44
     a, b, c, d = turn
-    matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
-    path.write_bytes(content[:at] + matrix + content[at + 36 :])
+    _set_display_matrix(path, turn)
     turned = decode(path)
     stored = upright.luma(0)
     expected = np.empty((48, 64) if a else (64, 48), np.uint8)
@@ -413,8 +545,9 @@ def test_folder_and_text_are_no_videos(decode, tmp_path):
     assert "Errno" not in ours.error["message"]
 
 
-def test_playlist_cannot_open_other_files(data, decode, tmp_path):
-    other = data / "videos" / "grid_bbaf2n.mpg"
+def test_playlist_cannot_open_other_files(made, decode, tmp_path):
+    other = made("mpeg1.mpg")
+    assert decode(other).error is None
     (tmp_path / "a.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:3,\n{other}\n#EXT-X-ENDLIST\n")
     (tmp_path / "b.mp4").write_text(f"ffconcat version 1.0\nfile 'file:{other}'\n")
     for name in ("a.mp4", "b.mp4"):
@@ -506,24 +639,21 @@ def test_pixels_that_cannot_be_converted_are_an_error_row(small, decode, monkeyp
     assert ours.frames == list(range(limit))
 
 
-def test_reading_that_fails_on_the_way_is_an_error_row(data, decode, monkeypatch):
+def test_reading_that_fails_on_the_way_is_an_error_row(make_video, decode, monkeypatch, tmp_path):
+    path = make_video(tmp_path / "v.mp4", count=200, width=320, height=240, codec="mpeg4", codec_options={"g": "1"})
+    size_of_file = path.stat().st_size
+
     class Failing(io.FileIO):
         def read(self, size=-1):
-            if 400_000 < self.tell() < 800_000:  # the index at the end is still read
+            if 0.7 * size_of_file < self.tell() < 0.9 * size_of_file:  # the index at the end is still read
                 raise ConnectionError("the network is gone")
             return super().read(size)
 
-    path = data / "videos" / "lp_driving_d14.mp4"
     monkeypatch.setattr("pipeline.storage.fs.open_clip", lambda *_: Failing(path))
     ours = decode(path)
     assert (ours.error["stage"], ours.error["error_class"]) == ("decode", "unreadable")
     assert "the network is gone" in ours.error["message"]
-    assert len(ours.frames) > 100
-
-
-def test_messages_carry_no_raw_tuples(data, decode):
-    for name in BROKEN:
-        assert not re.search(r"\(\d+,|Errno|b'", decode(data / "odd" / name).error["message"])
+    assert 100 < len(ours.frames) < 200
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
