@@ -1,4 +1,4 @@
-"""How long img2pose's post-processing takes (poses, boxes, suppression), and how long the reference's loop.
+"""Time of img2pose's post-processing (poses, boxes, suppression), and of the reference's loop.
 
     python -m jobs.bench img2pose --peer-python PATH --json
 

@@ -1,4 +1,4 @@
-"""How far each network in half precision is from itself in float32, on real faces; printed as a Markdown table.
+"""Deviation of each network in half precision from float32, on real faces; printed as a Markdown table.
 
     python -m jobs.bench.precision --weights MIRROR --data FOLDER > docs/parity_precision.md
 

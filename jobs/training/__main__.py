@@ -1,7 +1,7 @@
 """Trains the bundle `tiny` (docs/tiny.md): from random weights, with the small published networks as teachers.
 
     python -m jobs.training all SHARED WORK              # every step below, in this order
-    python -m jobs.training prepare SHARED WORK          # scenes, faces, and what the teachers say of them
+    python -m jobs.training prepare SHARED WORK          # scenes, faces, and the teachers' outputs
     python -m jobs.training face SHARED WORK --minutes 20
     python -m jobs.training traits SHARED WORK --minutes 12
     python -m jobs.training gaze SHARED WORK --minutes 6

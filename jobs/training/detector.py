@@ -103,7 +103,7 @@ def block_names(net: nn.Module) -> list[str]:
 
 
 def watch(net: nn.Module, names: Sequence[str]) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """Record input and output of parts of a network, anew at each forward pass (the caller clears the lists)."""
+    """Record input and output of parts of a network at each forward pass; the caller clears the lists."""
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
 
     def keeper(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:

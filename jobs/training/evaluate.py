@@ -1,4 +1,4 @@
-"""What `tiny` can do on material that was kept out of training: the figures of docs/tiny.md."""
+"""Evaluation of `tiny` on held-out material: the figures of docs/tiny.md."""
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
@@ -122,7 +122,7 @@ def landmarks_of(net: nn.Module, rgb_HWC: np.ndarray, boxes_N4: Tensor) -> Tenso
 
 
 def landmark_error(found_NK2: Tensor, truth_NK2: Tensor) -> Tensor:
-    """Mean distance of the 68 points, in units of the distance of the eyes' centres: (N,)."""
+    """Mean distance of the 68 points, in units of the distance of the eyes' centers: (N,)."""
     five = five_points(truth_NK2)
     return (found_NK2 - truth_NK2).norm(dim=2).mean(1) / (five[:, 1] - five[:, 0]).norm(dim=1)
 

@@ -80,12 +80,12 @@ def _make(name: str, metric: Metric) -> Any:
 def timed(items: Iterator[T], stage: str) -> Iterator[T]:
     """Pass on the items of an iterator; record the time to make each, without the time of the consumer."""
     while True:
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             item = next(items)
         except StopIteration:
             return
-        record("faceatlas_stage_seconds", time.monotonic() - begun, stage=stage)
+        record("faceatlas_stage_seconds", time.monotonic() - started, stage=stage)
         yield item
 
 
