@@ -18,7 +18,7 @@ from jobs.commands.plan import plan
 from jobs.commands.render import render
 from jobs.commands.report import report
 from jobs.options import BundleOption, ConfigOption, OutArgument, SetOption, exit_on_error
-from pipeline.config.render import describe, to_markdown
+from pipeline.config.render import to_markdown, to_yaml
 from pipeline.tables.status import read_status
 
 atexit.register(gc.freeze)  # else a last garbage collection takes half a second at the end of a run
@@ -77,7 +77,7 @@ def config(
         print(to_markdown(), end="")
         return
     with exit_on_error():
-        print(describe(settings(file, assignments, None)))
+        print(to_yaml(settings(file, assignments, None)))
 
 
 @app.command()
@@ -92,7 +92,7 @@ def demo(
     Example: faceatlas demo
     """
     with exit_on_error():
-        complete = demo_job.demo(folder, bundle, settings(config, assignments, None))
+        complete = demo_job.run_demo(folder, bundle, settings(config, assignments, None))
     raise typer.Exit(0 if complete else 1)
 
 

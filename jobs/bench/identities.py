@@ -194,7 +194,7 @@ def search_of(num: int, exact_up_to: int) -> Search:
     return search
 
 
-def measure(
+def measure_clustering(
     tracks: dict[str, np.ndarray], exact_up_to: int = EXACT_UP_TO, rule: ClusterRule | None = None
 ) -> dict[str, Any]:
     """Cluster, and say how good it is and what it cost."""
@@ -281,7 +281,7 @@ def _kept(before_N: np.ndarray, cluster_N: np.ndarray) -> float:
     return round(float(np.mean([now.get(track) == identity for track, identity in old.items()])), 5)
 
 
-def compare(tracks: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def compare_references(tracks: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """The reference's methods on the same tracks; hdbscan, which is quadratic, on the first few thousand."""
     results = []
     for method, threshold in REFERENCE:

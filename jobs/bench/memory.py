@@ -101,7 +101,7 @@ def _store_used() -> float:
     return max(ray.cluster_resources().get(name, 0.0) - ray.available_resources().get(name, 0.0), 0.0)
 
 
-def watch(
+def watch_memory(
     video: str,
     out: str,
     bundle: BundleOption = "tiny",
@@ -169,4 +169,4 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(watch)
+    typer.run(watch_memory)

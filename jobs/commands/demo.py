@@ -26,7 +26,7 @@ _WIDTH, _HEIGHT, _FPS, _FRAMES = 640, 360, 24, 36
 Picture = Callable[[float], np.ndarray]  # progress of the clip 0..1 -> uint8 RGB frame
 
 
-def demo(folder: str, bundle: str, config: Config) -> bool:
+def run_demo(folder: str, bundle: str, config: Config) -> bool:
     """Make the corpus in `folder`/corpus, annotate it into `folder`/tables, write `folder`/report.html.
 
     Returns:

@@ -58,7 +58,7 @@ def cut_out(frame_CHW: Tensor, boxes_N4: Tensor, points_N52: Tensor) -> tuple[Te
     unit = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     from_NK2 = corner_N2[:, None] + side_N1[:, None] * unit
     crops_NCHW = torch.cat(
-        [teach.warp(frame_CHW[None].float(), points[None], (unit * SIDE)[None], SIDE) for points in from_NK2]
+        [teach.warp_crops(frame_CHW[None].float(), points[None], (unit * SIDE)[None], SIDE) for points in from_NK2]
     )
     boxes_N4 = (boxes_N4 - corner_N2.repeat(1, 2)) * scale_N1
     return crops_NCHW.round().clamp(0, 255).byte(), boxes_N4, (points_N52 - corner_N2[:, None]) * scale_N1[:, None]

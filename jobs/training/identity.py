@@ -38,7 +38,7 @@ class Examples:
     maps: dict[str, Tensor]
 
 
-def tap(teacher: nn.Module) -> None:
+def tap_identity(teacher: nn.Module) -> None:
     """Make the teacher (a GraphNet) give the maps of LEVELS beside its embedding."""
     outputs = teacher.prog["outputs"]  # type: ignore[index]
     outputs += [{"name": name, "var": var} for name, (var, _) in LEVELS.items()]  # type: ignore[operator]
@@ -78,7 +78,7 @@ def make_examples(faces: Faces, teacher: nn.Module, count: int, seed: int, batch
 
     Args:
         faces: where from.
-        teacher: after `tap`.
+        teacher: after `tap_identity`.
         count: how many.
         seed: of chance.
         batch: faces per call.

@@ -133,7 +133,7 @@ def classify_emotions(net: nn.Module, aligned_NCHW: Tensor) -> Tensor:
     return logits[:, _EMOTIONS] / 2
 
 
-def warp(crops_NCHW: Tensor, from_NK2: Tensor, to_NK2: Tensor, size: int) -> Tensor:
+def warp_crops(crops_NCHW: Tensor, from_NK2: Tensor, to_NK2: Tensor, size: int) -> Tensor:
     """Resample so that points of the crops (px, edges at integers) fall near points of the result, by a similarity."""
     height, width = crops_NCHW.shape[-2:]
     a, b, tx, ty = similarity(to_NK2, from_NK2).unbind(1)

@@ -166,7 +166,7 @@ class Found:
     info: dict[str, Any]
 
 
-def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None, is_glob: bool = False) -> list[Found]:
+def list_storage(pattern: str, storage_options: Mapping[str, Any] | None = None, is_glob: bool = False) -> list[Found]:
     """List all files below a folder, or those that a glob matches, sorted by name, in one pass over the storage.
 
     Args:

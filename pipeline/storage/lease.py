@@ -175,13 +175,6 @@ def take(output: Output, run: str, config: LeaseConfig) -> Lease:
     return Lease(output, epoch, claim, config)
 
 
-def holder(output: Output) -> Claim | None:
-    """The claim of the living or dead holder; None if the lease is free."""
-    epochs = _epochs(output)
-    claim = _read(output, max(epochs)) if epochs else None
-    return claim if claim is not None and not claim.released else None
-
-
 def _refuse_if_held(output: Output, epoch: int, config: LeaseConfig) -> None:
     claim = _read(output, epoch)
     if claim is None or claim.released or _is_dead_here(claim):
