@@ -1,6 +1,6 @@
-"""Connecting to a Ray cluster, or starting one on this machine; and the actor pools that fit it.
+"""Connecting to a Ray cluster or starting one on this machine, and the actor pools of a run.
 
-Ray and torch take seconds to load, so only what needs them imports them: a run without work does not.
+Ray and torch take seconds to load, so they are imported where they are needed: a run without work loads neither.
 """
 
 import atexit
@@ -99,7 +99,7 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
     if lacking := {name for name, amount in config.decode.resources.items() if resources.get(name, 0.0) < amount}:
         raise ConfigError(
             f"no node of the cluster has the resource {', '.join(sorted(lacking))} that decode.resources asks for; the "
-            "run would wait for ever. Start nodes with --resources, or leave the setting out."
+            "run would wait forever. Start nodes with --resources, or leave the setting out."
         )
     alive = [node for node in ray.nodes() if node["Alive"]]
     pools = fit_pools(config.actors.resolved_pools(), resources, len(alive))

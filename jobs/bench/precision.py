@@ -1,4 +1,4 @@
-"""How far each network in half precision is from itself in float32, on real faces; printed as a Markdown table.
+"""Deviation of each network in half precision from float32, on real faces; printed as a Markdown table.
 
     python -m jobs.bench.precision --weights MIRROR --data FOLDER > docs/parity_precision.md
 
@@ -102,7 +102,9 @@ class Float32Products(TorchDispatchMode):
         return func(*widened, **(kwargs or {})).to(args[0].dtype)
 
 
-def measure(name: str, run: Callable[[nn.Module], Tensor], net: nn.Module, measures: tuple[Measure, ...]) -> list[str]:
+def deviations(
+    name: str, run: Callable[[nn.Module], Tensor], net: nn.Module, measures: tuple[Measure, ...]
+) -> list[str]:
     """Cells of the table for one network, a row per output: largest deviation and 99th percentile, of either type.
 
     Args:
@@ -133,7 +135,7 @@ def measure(name: str, run: Callable[[nn.Module], Tensor], net: nn.Module, measu
     return rows
 
 
-def read_frames(folder: Path) -> Iterator[Tensor]:
+def read_pictures(folder: Path) -> Iterator[Tensor]:
     """uint8 RGB (1, 3, H, W), at most 1024 pixels a side: pictures, then some frames of each video."""
     for path in sorted((folder / "images").rglob("*.jpg")):
         yield _frame(Image.open(path))
@@ -266,7 +268,7 @@ def main() -> None:
 
     detector, _ = _build("face", "retinaface_mnet025", options.weights)
     frames, found = [], []
-    for frame in read_frames(options.data):
+    for frame in read_pictures(options.data):
         faces = detector.detect(frame)  # type: ignore[operator]
         if len(faces):
             frames.append(frame)
@@ -279,7 +281,7 @@ def main() -> None:
 
     def show(slot: str, name: str, run: Callable[[nn.Module], Tensor]) -> nn.Module:
         net, source = _build(slot, name, options.weights)
-        for row in measure(f"`{name}` | {source}", run, net, MEASURES[slot]):
+        for row in deviations(f"`{name}` | {source}", run, net, MEASURES[slot]):
             print(row, flush=True)
         return net
 
@@ -289,7 +291,7 @@ def main() -> None:
     if options.img2pose_config:
         net = Img2Pose(read_config(options.img2pose_config), 0.5)
         draw_weights(net)
-        for row in measure("`img2pose` | random", _in_regions(frames[some], found[some]), net, MEASURES["img2pose"]):
+        for row in deviations("`img2pose` | random", _in_regions(frames[some], found[some]), net, MEASURES["img2pose"]):
             print(row, flush=True)
     crops112 = _crops(frames, found, 112, EXPAND_112)
     landmarker = show("landmarks", "mobilefacenet", _in_batches(crops112))

@@ -1,4 +1,4 @@
-"""`faceatlas models`: which weights there are, under which licences; a mirror for clusters without internet."""
+"""`faceatlas models`: list weights and their licenses, mirror them for clusters without internet, verify them."""
 
 import json
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from jobs.options import ConfigOption, SetOption, exit_on_error
 from pipeline.config.models import Config, load_config
 from pipeline.errors import ConfigError
 
-app = typer.Typer(help="Weights: which there are, their licences, and a mirror of them.", no_args_is_help=True)
+app = typer.Typer(help="Model weights: licenses, mirrors, checksums.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
 MirrorOption = Annotated[
@@ -34,7 +34,7 @@ def list_models(
     assignments: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
-    """Show every model with its files and licence; size and digest where a mirror or this machine knows them.
+    """List every model with its files, license, and known sizes and digests.
 
     Example: faceatlas models list --bundle pyfeat
     """
@@ -95,7 +95,7 @@ def _file_facts(item: Published, mirror: Mirror | None, config: Config) -> dict[
 
 
 def say_table(rows: list[dict[str, Any]]) -> None:
-    """Print the table of models, and what its marks mean."""
+    """Print the table of models and its legend."""
     lines = [("SLOT", "MODEL", "DEFAULT OF", "FILE", "SIZE", "SHA-256", "LICENCE")]
     lines += [
         (
@@ -113,22 +113,24 @@ def say_table(rows: list[dict[str, Any]]) -> None:
     for line in lines:
         console.print("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]))
     if any(row["research_only"] for row in rows):
-        console.print("RESEARCH ONLY: the licence forbids commercial use of these weights.")
+        console.print("RESEARCH ONLY: the license forbids commercial use of these weights.")
     if any(row["file"] and row["size"] is None for row in rows):
-        console.print("-: neither a mirror nor this machine's cache has the file; `faceatlas models pull` gets it.")
+        console.print(
+            "-: the file is in no mirror and not in this machine's cache; `faceatlas models pull` downloads it."
+        )
 
 
 @app.command("pull")
 def pull_models(
-    to: Annotated[str, typer.Option(help="The mirror: folder, any fsspec URI.")],
+    to: Annotated[str, typer.Option(help="Folder of the mirror, any fsspec URI.")],
     bundle: Annotated[str | None, typer.Option(help="The models of this bundle: a name or a YAML file.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every model that Faceatlas knows.")] = False,
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
-    """Copy weights from the hub to a mirror, with mirror.json: digest, size, commit and licence of each file.
+    """Copy weights from the hub to a mirror, with mirror.json: digest, size, commit and license of each file.
 
-    Afterwards runs read them with --set models.mirror=URI. Exit code 1 if a file cannot be had.
+    Runs read them with --set models.mirror=URI. Exit code 1 if a file cannot be downloaded.
 
     Example: faceatlas models pull --to s3://bucket/weights --bundle pyfeat
     """
@@ -154,10 +156,10 @@ def verify_models(
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
-    """Take the digests of the files in a mirror, or else in this machine's cache, anew and compare them.
+    """Verify the checksums of the files in a mirror or, without one, in this machine's cache.
 
-    With --bundle the files of its models must be there, else whatever is there must be right. Exit code 1 if a file
-    differs, is missing or is not on record, and if there is nothing to verify.
+    With --bundle every file of its models must exist; otherwise the existing files are verified. Exit code 1 if a file
+    differs, is missing or has no recorded digest, and if there is nothing to verify.
 
     Example: faceatlas models verify --mirror s3://bucket/weights --bundle pyfeat
     """
@@ -176,7 +178,7 @@ def verify_models(
     if not outcomes:
         console.print(f"nothing to verify: {where} holds no weight file")
     else:
-        console.print(f"{len(outcomes) - len(wrong)} of {len(outcomes)} files in {where} are as they were put there")
+        console.print(f"{len(outcomes) - len(wrong)} of {len(outcomes)} files in {where} have their recorded checksum")
     raise typer.Exit(1 if wrong or not outcomes else 0)
 
 
@@ -186,7 +188,7 @@ def _mirror(uri: str | None, config: Config) -> Mirror | None:
 
 
 def say_outcome(outcome: Outcome) -> None:
-    """Print what became of one file."""
+    """Print the outcome of one file."""
     size = f" ({outcome.size / 1e6:.1f} MB)" if outcome.size is not None else ""
     console.print(f"{outcome.state:<10} {outcome.path}{size}" + (f": {outcome.message}" if outcome.message else ""))
 

@@ -31,7 +31,7 @@ GATHERED = 1024  # pairs of eyes for the last layers
 LATE = list(LAYERS)[list(LAYERS).index(FIRST_LATE) :]
 
 
-def tap(teacher: nn.Module) -> None:
+def tap_gaze(teacher: nn.Module) -> None:
     """Make the teacher (a GraphNet) give the variables of LAYERS beside the gaze."""
     outputs = teacher.prog["outputs"]  # type: ignore[index]
     outputs += [{"name": var, "var": var} for var in LAYERS.values()]  # type: ignore[operator]
@@ -129,7 +129,7 @@ def train_gaze(
 
     Args:
         net: changed in place.
-        teacher: after `tap`.
+        teacher: after `tap_gaze`.
         traits: trained, in eval mode.
         faces: those that are kept out are not used.
         seconds: CPU time of the layers alone, of the last layers, and of all together.

@@ -49,7 +49,7 @@ def decode_clips(work: pa.Table, job: Job, marks: RegistryClient) -> Iterator[pa
     for row in work.to_pylist():
         stored = _read_stored(job, row) if row["stored"] else {}
         only = set(stored["face"]["frame"].to_pylist()) if "face" in stored else None  # others have nothing to look at
-        for chunk in metrics.timed(decode_isolated(row, job.config, marks, only), "decode"):
+        for chunk in metrics.timed_items(decode_isolated(row, job.config, marks, only), "decode"):
             _log_decoded(chunk, row, job)
             if row["end_known"] and not chunk["count"] and chunk["error"] is None:
                 continue  # the end is on record already; this row would only say it again
