@@ -15,7 +15,7 @@ from pipeline.identity.version import aggregate_version
 from pipeline.isolation.annotating import IsolatedAnnotator
 from pipeline.isolation.registry import RegistryClient, start_registry
 from pipeline.isolation.shutdown import ShutdownRequest
-from pipeline.maintenance.erase import finish_forgetting
+from pipeline.maintenance.erase import finish_erasure
 from pipeline.observe.logging import get_logger
 from pipeline.planning import promotion
 from pipeline.planning.plan import Plan, make_plan
@@ -107,7 +107,7 @@ def _annotate(
     started = time.monotonic()
     output = held.output
     config = with_switch_cosine(config, annotation)
-    finish_forgetting(output)
+    finish_erasure(output)
     versions = all_versions(annotation, config)
     plan = make_plan(corpus, output, versions, annotation.needs, config.decode.chunk_frames)
     seconds = {"plan": time.monotonic() - started}

@@ -13,7 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.export.pyfeat_identities import Method, cluster_identities
 from pipeline.identity.cluster import CANDIDATE_MARGIN, Account, ClusterRule, Search, cluster_rows
 from pipeline.identity.constraints import Constraints
-from pipeline.identity.knn import Nearest, find_neighbours, measure_recall, partitioned_neighbours, to_grid
+from pipeline.identity.knn import Nearest, find_neighbors, measure_recall, partitioned_neighbors, to_grid
 from pipeline.identity.lineage import carry_ids
 from pipeline.identity.scores import score_clusters
 
@@ -188,8 +188,8 @@ def search_of(num: int, exact_up_to: int) -> Search:
 
     def search(grid_ND: np.ndarray, fresh_N: np.ndarray, k: int, least: float) -> Nearest:
         if num <= exact_up_to or not fresh_N.all():
-            return find_neighbours(grid_ND, fresh_N, k, least)
-        return partitioned_neighbours(grid_ND, k, least)
+            return find_neighbors(grid_ND, fresh_N, k, least)
+        return partitioned_neighbors(grid_ND, k, least)
 
     return search
 
@@ -221,8 +221,8 @@ def measure_clustering(
         "violations": int(broken.sum()),
         "clusters": len(np.unique(cluster_N[cluster_N >= 0])),
         "without": int((cluster_N < 0).sum()),
-        "seconds": round(total - account.neighbour_seconds, 3),
-        "neighbour_seconds": round(account.neighbour_seconds, 3),
+        "seconds": round(total - account.neighbor_seconds, 3),
+        "neighbor_seconds": round(account.neighbor_seconds, 3),
         "order_seconds": round(order_seconds, 3),
         "compile_seconds": round(compile_seconds, 3),
         "peak_mb": round(peak.most - peak.start, 1),

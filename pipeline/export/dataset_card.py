@@ -1,4 +1,4 @@
-"""The data card of an exported data set: what it is, which models made it, and what is known of its limits."""
+"""The dataset card of an export: content, models, licenses and known limits."""
 
 import json
 
@@ -20,7 +20,7 @@ _LIMITS = """\
 """
 
 
-def data_card(tables: ClipReader, rows: int, wide: pa.Schema) -> str:
+def dataset_card(tables: ClipReader, rows: int, wide: pa.Schema) -> str:
     """The README.md of a Hugging Face data set folder.
 
     Args:
@@ -60,6 +60,6 @@ def data_card(tables: ClipReader, rows: int, wide: pa.Schema) -> str:
 
 
 def _size(rows: int) -> str:
-    """The hub's word for a number of rows."""
+    """The hub's size category for a number of rows."""
     steps = ["n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B"]
     return steps[min(max(len(str(rows)) - 3, 0), len(steps) - 1)]

@@ -1,10 +1,9 @@
-"""Identity ids that last: clusters of this run take over the ids of the run before by the tracks that they share.
+"""Stable identity ids: clusters take over the ids of the previous snapshot by the tracks that they share.
 
-The id goes with the greatest number of shared tracks, one id to one cluster. What else happened to the old identities
-is said in rows of `lineage`: an identity whose tracks went to a cluster that bears another id was merged into it, one
-whose tracks went several ways was split, one whose tracks are in no cluster is retired. The same
-holds when the embedding
-model has changed, since track ids do not depend on it: ids are carried over, and the lineage says how much was moved.
+The id goes with the greatest number of shared tracks, one id to one cluster. `lineage` has a row for each other change
+of an old identity: one whose tracks went to a cluster with another id was merged into it, one whose tracks went several
+ways was split, one whose tracks are in no cluster is retired. The same holds when the embedding model has changed,
+since track ids do not depend on it: ids are carried over, and the lineage tells how many tracks moved.
 """
 
 import hashlib
@@ -16,65 +15,65 @@ import pyarrow as pa
 from pipeline.schema import LINEAGE
 
 
-def found_id(founder: str, taken: set[str]) -> str:
-    """The id of a new identity: 16 hex digits from its founder's track id, and not one that is or was in use."""
+def new_identity_id(seed: str, taken: set[str]) -> str:
+    """The id of a new identity: 16 hex digits from its seed's track id, and not one that is or was in use."""
     for attempt in range(1 << 16):
-        name = f"identity/{founder}" if attempt == 0 else f"identity/{founder}/{attempt}"
+        name = f"identity/{seed}" if attempt == 0 else f"identity/{seed}/{attempt}"
         identity_id = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
         if identity_id not in taken:
             return identity_id
-    raise ValueError(f"no free identity id for the founder {founder}; {len(taken)} are in use")
+    raise ValueError(f"no free identity id for the seed {seed}; {len(taken)} are in use")
 
 
 def carry_ids(
     members: Mapping[int, Sequence[str]],
-    founders: Mapping[int, str],
-    before: Mapping[str, str],
+    seeds: Mapping[int, str],
+    previous: Mapping[str, str],
     retired: set[str],
 ) -> dict[int, str]:
     """Give every cluster an id.
 
     Args:
         members: cluster -> track ids.
-        founders: cluster -> track id of the member that founds it, if it is new.
-        before: track id -> identity_id of the snapshot before.
+        seeds: cluster -> track id of its seed, which names it if it is new.
+        previous: track id -> identity_id of the previous snapshot.
         retired: ids of older snapshots, which are not used again.
 
     Returns:
         cluster -> identity_id, all different.
     """
     shared = Counter(
-        (before[track], cluster) for cluster, tracks in members.items() for track in tracks if track in before
+        (previous[track], cluster) for cluster, tracks in members.items() for track in tracks if track in previous
     )
     id_of: dict[int, str] = {}
     given: set[str] = set()
-    # the largest overlap first; ties by old id and founder, never by the order in which clusters come
-    for (old, cluster), _ in sorted(shared.items(), key=lambda item: (-item[1], item[0][0], founders[item[0][1]])):
+    # the largest overlap first; ties by old id and seed, never by the order in which clusters come
+    for (old, cluster), _ in sorted(shared.items(), key=lambda item: (-item[1], item[0][0], seeds[item[0][1]])):
         if old not in given and cluster not in id_of:
             id_of[cluster] = old
             given.add(old)
-    taken = given | retired | set(before.values())
-    for cluster in sorted(set(members) - set(id_of), key=lambda cluster: founders[cluster]):
-        id_of[cluster] = found_id(founders[cluster], taken)
+    taken = given | retired | set(previous.values())
+    for cluster in sorted(set(members) - set(id_of), key=lambda cluster: seeds[cluster]):
+        id_of[cluster] = new_identity_id(seeds[cluster], taken)
         taken.add(id_of[cluster])
     return id_of
 
 
-def write_lineage(now: Mapping[str, str | None], before: Mapping[str, str], snapshot: str, cause: str) -> pa.Table:
-    """What happened to the identities of the snapshot before.
+def write_lineage(now: Mapping[str, str | None], previous: Mapping[str, str], snapshot: str, cause: str) -> pa.Table:
+    """How the identities of the previous snapshot changed.
 
     Args:
         now: track id -> identity_id, or None for a track in no identity; tracks that are gone are absent.
-        before: track id -> identity_id.
+        previous: track id -> identity_id of the previous snapshot.
         snapshot: version of the new snapshot.
         cause: `clustering`, `decision` or `model`.
 
     Returns:
-        LINEAGE, a row for each way other than staying, sorted by from_id and to_id. An identity whose tracks all went
+        LINEAGE, a row for each change, sorted by from_id and to_id. An identity whose tracks all went
         to one other id is `merge`, several ways or a part `split`, those that are in no identity now `retire`.
     """
     ways: defaultdict[str, Counter[str | None]] = defaultdict(Counter)
-    for track, old in before.items():
+    for track, old in previous.items():
         if track in now:
             ways[old][now[track]] += 1
     rows = []
@@ -89,7 +88,7 @@ def write_lineage(now: Mapping[str, str | None], before: Mapping[str, str], snap
 
 
 def resolve_id(identity_id: str, lineage: pa.Table, living: set[str]) -> str:
-    """Follow an id that was in use once to the identity that bears it or has taken it in.
+    """Follow a former id to the identity that has it now or that it was merged into.
 
     Raises:
         KeyError: it was never in use, or its tracks are in no identity any more.

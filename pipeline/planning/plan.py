@@ -20,7 +20,7 @@ from pipeline.intervals import ClipState, complement
 from pipeline.planning.shard_diff import FORGOTTEN, QUARANTINED, Desired, ShardState, read_shard_state
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
-from pipeline.tables.tombstones import read_tombstones
+from pipeline.tables.tombstones import erased_pseudonyms
 
 _SHARDS_AT_ONCE = 4  # reading footers is waiting on storage, comparing them is work
 
@@ -113,7 +113,7 @@ def make_plan(
         versions, parquet.read_current(output).get("clips"), _versions_there(output, versions), chunk_frames
     )
     clips = corpus.clips.take(pc.sort_indices(corpus.clips, [("shard", "ascending")])).combine_chunks()
-    tombstones = read_tombstones(output)
+    tombstones = erased_pseudonyms(output)
     plan = Plan(WORK.empty_table(), clips, {}, {}, Counter(), {}, SUMMARY.empty_table(), Counter())
     work: list[pa.Table] = [plan.work]
     summaries: list[pa.Table] = [plan.summary]

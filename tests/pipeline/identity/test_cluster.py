@@ -6,7 +6,7 @@ import pytest
 from jobs.bench.identities import MIN_QUALITY, canonical_order, compare_references, make_tracks, measure_clustering
 from pipeline.identity.cluster import Account, ClusterRule, cluster_rows
 from pipeline.identity.constraints import Constraints
-from pipeline.identity.knn import find_neighbours, partitioned_neighbours
+from pipeline.identity.knn import find_neighbors, partitioned_neighbors
 from pipeline.identity.linkage import LinkageRule
 from pipeline.identity.scores import score_clusters
 
@@ -57,8 +57,8 @@ def test_the_order_of_the_tracks_has_no_effect(tracks):
 def test_partitions_change_little_and_repeat_exactly(tracks):
     def search(grid_ND, fresh_N, k, least):
         if not fresh_N.all():
-            return find_neighbours(grid_ND, fresh_N, k, least)
-        return partitioned_neighbours(grid_ND, k, least, rows_per_pivot=50, probes=8)
+            return find_neighbors(grid_ND, fresh_N, k, least)
+        return partitioned_neighbors(grid_ND, k, least, rows_per_pivot=50, probes=8)
 
     approximate = cluster(tracks, search=search)
     assert score_clusters(approximate, tracks["y"]).bcubed_f >= 0.94
@@ -73,7 +73,7 @@ def test_new_tracks_are_added_at_a_fraction_of_the_cost(tracks):
 
     def search(grid_ND, fresh_N, k, least):
         looked_at.append(int(fresh_N.sum()) * len(grid_ND) - int(fresh_N.sum()) ** 2 // 2)
-        return find_neighbours(grid_ND, fresh_N, k, least)
+        return find_neighbors(grid_ND, fresh_N, k, least)
 
     grown = cluster(tracks, frozen=known, search=search)
     assert sum(looked_at) < 0.25 * num**2 / 2
