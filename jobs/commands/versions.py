@@ -46,7 +46,7 @@ def list_versions(
 
 
 def version_rows(output: Output) -> list[dict[str, Any]]:
-    """One dict per version of a table that lies in the output."""
+    """One dict per version of a table in the output."""
     current = parquet.read_current(output)
     runs = list(read_runs(output))
     rows = []

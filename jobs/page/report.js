@@ -68,7 +68,7 @@ function fillDone() {
     byId("forecast").append(make("p", "No run had a forecast; make one with faceatlas plan --measure --save.", { class: "soft" }));
   }
   if (data.runs.length) byId("models").append(table("Models of the latest run",
-    ["slot", "model", "version", "licence", "research only"],
+    ["slot", "model", "version", "license", "research only"],
     data.runs[0].models.map((row) => [...row.slice(0, 4), row[4] ? "yes" : "no"])));
 }
 

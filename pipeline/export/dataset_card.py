@@ -30,7 +30,7 @@ def dataset_card(tables: ClipReader, rows: int, wide: pa.Schema) -> str:
     """
     record = next(iter(read_runs(tables.output)), {})
     models = record.get("models", {})
-    licences = sorted({str(model.get("licence")) for model in models.values()})
+    licenses = sorted({str(model.get("licence")) for model in models.values()})
     research = sorted(slot for slot, model in models.items() if model.get("research_only"))
     front = {
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
@@ -41,14 +41,14 @@ def dataset_card(tables: ClipReader, rows: int, wide: pa.Schema) -> str:
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items()), "---", ""]
     lines += ["# Faces of a video corpus", ""]
     lines += [f"{rows} faces, one row each, annotated by Faceatlas. Pictures are not part of it.", ""]
-    lines += ["## Models and licences", "", "| slot | model | version | licence |", "|---|---|---|---|"]
+    lines += ["## Models and licenses", "", "| slot | model | version | license |", "|---|---|---|---|"]
     for slot, model in models.items():
         lines.append(f"| {slot} | {model.get('model')} | {model.get('version')} | {model.get('licence')} |")
     if not models:
         lines.append("| unknown: the output holds no record of a run | | | |")
-    lines += ["", f"Licences of the weights: {', '.join(licences) or 'unknown'}."]
+    lines += ["", f"Licenses of the weights: {', '.join(licenses) or 'unknown'}."]
     if research:
-        lines.append(f"**For research only**, by the licence of the weights: {', '.join(research)}.")
+        lines.append(f"**For research only**, by the license of the weights: {', '.join(research)}.")
     lines += ["", "## Columns", "", "| column | type | unit | about |", "|---|---|---|---|"]
     for field in wide:
         about = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}

@@ -253,7 +253,7 @@ def join_neighbors(grid_ND: np.ndarray, found: Nearest, least: float, reverse: i
         reverse: see above.
 
     Returns:
-        The lists with what else was found.
+        The lists with the further neighbors.
     """
     whole_ND = np.empty(grid_ND.shape, np.int16)  # whole numbers of grid steps: sums of products are exact in int32
     for begin in range(0, len(grid_ND), TILE):

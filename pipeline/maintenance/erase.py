@@ -4,7 +4,7 @@
     2. tombstones                a run does not bring it back (pipeline/tables/tombstones.py)
     3. tables of the slots       every version; those that depend on faces first, `faces` last
     4. tracks, identities        the current snapshot; older ones are removed
-    5. clips, quarantine, and what else names a clip: run records, reports
+    5. clips, quarantine, and other files that name a clip: run records, reports
     6. audit/<time>.json         what was done, by pseudonyms; then pending.json is removed
 
 Each file is replaced in one step and each step may be repeated, so a crash anywhere leaves work that the next
@@ -130,7 +130,7 @@ def erase_identity(output: Output, identity_id: str) -> dict[str, Any]:
     for slot, table in schema.TABLE_OF_SLOT.items():
         for version in parquet.table_versions(output, table):
             known = {version} if slot == "face" else faces_versions(output, slot, version) & set(of_version)
-            # of a table on faces that nobody knows, all faces of these frames go: rather too many than too few
+            # a table whose faces version is unknown loses all faces of these frames: rather too many than too few
             found = {key for v in known for key in of_version[v]} if known else _faces_of_frames(removal, 1 << 8)
             removal.keys.setdefault(table, {})[version] = sorted(found)
     return _begin(output, removal)

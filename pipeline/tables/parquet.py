@@ -157,7 +157,7 @@ def read_footer(output: Output, path: str) -> pa.Table:
     """The chunks that one file of a slot's table holds: schema LEDGER and `path`.
 
     Raises:
-        OutputError: the file is not one of ours.
+        OutputError: the file was not written by Faceatlas.
     """
     footer = _footer(output, path)
     if CHUNKS_KEY not in footer:
@@ -282,7 +282,7 @@ def promote(output: Output, versions: Mapping[str, str]) -> None:
 
 
 def table_versions(output: Output, table_name: str) -> list[str]:
-    """All versions of a table that lie in the output."""
+    """All versions of a table in the output."""
     try:
         entries = output.fs.ls(output.path(table_name), detail=False)
     except FileNotFoundError:

@@ -115,7 +115,7 @@ class _Live:
 def link_frames(faces: FaceArrays, config: TracksConfig, stride: int | None = None) -> np.ndarray:
     """Give each face of one clip its track, frame by frame.
 
-    A face may go on a track if it overlaps the track's last face and does not look like somebody else, or if it looks
+    A face may go on a track if it overlaps the track's last face and does not look like another person, or if it looks
     like the track wherever it is (across a cut). Among the allowed pairs of a frame the sum of overlap and cosine is
     greatest (linear assignment), so two people who cross keep their own track.
 
@@ -172,7 +172,7 @@ def _match(faces: FaceArrays, here: slice, good_F: np.ndarray, live: _Live, conf
 
 
 def switch_below(config: TracksConfig) -> float:
-    """The cosine below which a good face is somebody else: as configured, else what holds for most models."""
+    """The cosine below which a good face is another person: as configured, else what holds for most models."""
     return SWITCH_COSINE if config.switch_cosine is None else config.switch_cosine
 
 
