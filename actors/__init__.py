@@ -1,4 +1,4 @@
-"""Models, and what lies between them on the device: colour, crops, weights.
+"""Models, and what lies between them on the device: color, crops, weights.
 
 Nothing here imports Ray, so every model can be used without a cluster; `FaceAnalyzer` does so for a few files.
 """

@@ -83,7 +83,7 @@ def _files(card: ModelCard) -> str:
 
 
 def _licence(card: ModelCard) -> str:
-    return f"**research only**: {card.licence}" if card.research_only else card.licence
+    return f"**research only**: {card.license}" if card.research_only else card.license
 
 
 PAGES: dict[str, Callable[[], str]] = {"configuration.md": to_markdown, "tables.md": tables, "models.md": models}

@@ -18,7 +18,7 @@ where x is what the model's card names as its input:
     detector                                  poses_N6 that the face model gave, in the signs of the tables
 
 On a CPU several threads may call a model at once; a user's model only if its entry in the bundle says `thread_safe`.
-N may be 0. A model does its own input normalisation, in float32; a network then runs in the dtype of its weights and
+N may be 0. A model does its own input normalization, in float32; a network then runs in the dtype of its weights and
 gives float32. A face that a model cannot judge, as its input is not finite, gets NaN, and no other face does.
 """
 

@@ -1,7 +1,7 @@
 """Action units, and emotions, by classical classifiers on HOG features: boosted trees or linear support vectors.
 
-Formulas: pyfeat_detector.md sections 5.4 to 5.7 and 6. A classifier reads the features of its region, standardised and
-projected by a PCA, and the aligned landmarks. Standardising and projecting are one affine map, which is put together
+Formulas: pyfeat_detector.md sections 5.4 to 5.7 and 6. A classifier reads the features of its region, standardized and
+projected by a PCA, and the aligned landmarks. Standardizing and projecting are one affine map, which is put together
 here in float64; a linear classifier behind it is affine too, so that all of those are one map from features to scores.
 
 Shapes: N faces.
@@ -202,7 +202,7 @@ def _build_linear(path: Path, outputs: Sequence[tuple[str, str]]) -> LinearHog:
 
 
 def _affine(path: Path, held: HogClassifiers, region: str) -> tuple[np.ndarray, np.ndarray]:
-    """Standardising and PCA of a region as x @ weight + bias, float64."""
+    """Standardizing and PCA of a region as x @ weight + bias, float64."""
     try:
         scaler, projection = held.region(region)
         weight = np.asarray(projection.components_, np.float64).T

@@ -135,7 +135,7 @@ class Img2Pose(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Regions (frame number, box), logits and poses of the likely faces in frames that begin at `first`."""
         dtype = next(self.parameters()).dtype
-        levels = list(self.backbone(normalise(frames_BCHW, size).to(dtype)).values())
+        levels = list(self.backbone(normalize(frames_BCHW, size).to(dtype)).values())
         rois_M5 = self.rpn(levels, size, self.config.rpn_pre_nms_top_n_test, self.config.rpn_post_nms_top_n_test)
         pooled_MCHW = pool_regions(levels, rois_M5).to(dtype)
         logits_M2 = self.roi_heads.logits(pooled_MCHW).float()
@@ -152,7 +152,7 @@ def resized_size(height: int, width: int, min_size: int, max_size: int) -> tuple
     return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
 
 
-def normalise(frames_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+def normalize(frames_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
     """The network's input, float32: ImageNet mean and deviation, bilinear to `size`, zeros up to multiples of 32."""
     mean_C11, std_C11 = (_constant(values, frames_BCHW.device)[:, None, None] for values in (_MEAN, _STD))
     images = frames_BCHW.to(torch.float32).div_(255).sub_(mean_C11).div_(std_C11)

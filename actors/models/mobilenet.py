@@ -33,8 +33,8 @@ class MobileNetGDConv(nn.Module):
         """Landmarks of crops.
 
         Args:
-            crops_NCHW: float32 RGB [0, 1], (N, 3, 224, 224); normalised here, in a copy: in the reference the
-                normalised crops go on to the other models and spoil what they say.
+            crops_NCHW: float32 RGB [0, 1], (N, 3, 224, 224); normalized here, in a copy: in the reference the
+                normalized crops go on to the other models and spoil what they say.
 
         Returns:
             landmarks_N136 float32: x0, y0, x1, y1, ... in fractions of the crop, dlib order; about 0 to 1.

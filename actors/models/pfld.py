@@ -51,7 +51,7 @@ class PFLD(nn.Module):
         """Landmarks of crops.
 
         Args:
-            crops_NCHW: float32 RGB [0, 1], (N, 3, 112, 112); no further normalisation.
+            crops_NCHW: float32 RGB [0, 1], (N, 3, 112, 112); no further normalization.
 
         Returns:
             landmarks_N136 float32: x0, y0, x1, y1, ... in fractions of the crop, dlib order; about 0 to 1.

@@ -45,8 +45,8 @@ class PoseMLP(nn.Module):
         """
         eyes_N2 = landmarks_NK2[:, _LEFT_EYE_CORNER] - landmarks_NK2[:, _RIGHT_EYE_CORNER]
         distance_N11 = eyes_N2.norm(dim=1).clamp_min(_LEAST_EYE_DISTANCE_PX)[:, None, None]
-        centred_NK2 = (landmarks_NK2 - landmarks_NK2.mean(1, keepdim=True)) / distance_N11
-        features_N136 = centred_NK2.transpose(1, 2).flatten(1)  # all x, then all y
+        centered_NK2 = (landmarks_NK2 - landmarks_NK2.mean(1, keepdim=True)) / distance_N11
+        features_N136 = centered_NK2.transpose(1, 2).flatten(1)  # all x, then all y
         outputs_N6 = self.net(features_N136.to(self.net[0].weight.dtype)).float()
         return outputs_N6 * constant(self.std, outputs_N6.device) + constant(self.mean, outputs_N6.device)
 

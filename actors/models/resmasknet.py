@@ -36,8 +36,8 @@ class ResMaskNet(ResNet):
         """Probabilities of emotions.
 
         Args:
-            crops_NCHW: float32 RGB [0, 1], (N, 3, 224, 224); no further normalisation: the reference leaves out the
-                greyscale of the training set as well.
+            crops_NCHW: float32 RGB [0, 1], (N, 3, 224, 224); no further normalization: the reference leaves out the
+                grayscale of the training set as well.
 
         Returns:
             (N, 7) float32: anger, disgust, fear, happiness, sadness, surprise, neutral; they add up to 1.

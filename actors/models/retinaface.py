@@ -20,7 +20,7 @@ from actors.weights.state_dict import load_strict, read_state_dict
 _STRIDES = (8, 16, 32)
 _ANCHOR_SIDES = ((16, 32), (64, 128), (256, 512))  # px, per stride
 _ANCHORS_PER_CELL = 2
-_CENTRE_VARIANCE, _SIZE_VARIANCE = 0.1, 0.2
+_CENTER_VARIANCE, _SIZE_VARIANCE = 0.1, 0.2
 _NMS_IOU = 0.4
 # Both limits count per frame. The reference cuts at 5000 times the number of frames across the batch, so that a crowd
 # in one frame could cost another its faces.
@@ -60,7 +60,7 @@ class RetinaFace(nn.Module):
         self.bgr = bgr
         self.score_threshold = score_threshold
 
-    def normalise(self, frames_BCHW: Tensor) -> Tensor:
+    def normalize(self, frames_BCHW: Tensor) -> Tensor:
         """The network's input, float32, from RGB frames of any dtype: channels in its order, minus their means."""
         if self.bgr:
             frames_BCHW = frames_BCHW.flip(1)
@@ -70,7 +70,7 @@ class RetinaFace(nn.Module):
         """Raw output of the network for each anchor.
 
         Args:
-            frames_BCHW: float32, out of `normalise`; any size.
+            frames_BCHW: float32, out of `normalize`; any size.
 
         Returns:
             float32: box deltas (B, A, 4), probabilities of nothing and face (B, A, 2), point deltas (B, A, 10). Anchors
@@ -93,7 +93,7 @@ class RetinaFace(nn.Module):
         Returns:
             Detections with score >= the threshold, at most 750 per frame, boxes not clipped to the frame.
         """
-        inputs_BCHW = self.normalise(halve(frames_BCHW) if self.reduce == 2 else frames_BCHW)
+        inputs_BCHW = self.normalize(halve(frames_BCHW) if self.reduce == 2 else frames_BCHW)
         height, width = inputs_BCHW.shape[-2:]
         deltas_BA4, probabilities_BA2, point_deltas_BA10 = self(inputs_BCHW)
         scores_BA = probabilities_BA2[:, :, 1]
@@ -128,7 +128,7 @@ def halve(frames_BCHW: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def anchors(height: int, width: int, device: torch.device) -> Tensor:
-    """Anchors of a frame: centre x, centre y, width, height, in fractions of the frame.
+    """Anchors of a frame: center x, center y, width, height, in fractions of the frame.
 
     Returns:
         (A, 4) float32; level by level, row by row, column by column, the smaller side first. Not clipped.
@@ -146,15 +146,15 @@ def anchors(height: int, width: int, device: torch.device) -> Tensor:
 
 def decode_boxes(deltas_M4: Tensor, anchors_M4: Tensor) -> Tensor:
     """Boxes left, top, right, bottom in the unit of the anchors, from the network's deltas."""
-    centre_M2 = anchors_M4[:, :2] + deltas_M4[:, :2] * _CENTRE_VARIANCE * anchors_M4[:, 2:]
+    center_M2 = anchors_M4[:, :2] + deltas_M4[:, :2] * _CENTER_VARIANCE * anchors_M4[:, 2:]
     size_M2 = anchors_M4[:, 2:] * torch.exp(deltas_M4[:, 2:] * _SIZE_VARIANCE)
-    corner_M2 = centre_M2 - size_M2 / 2
+    corner_M2 = center_M2 - size_M2 / 2
     return torch.cat([corner_M2, corner_M2 + size_M2], dim=1)
 
 
 def decode_points(deltas_M10: Tensor, anchors_M4: Tensor) -> Tensor:
     """The five points (M, 5, 2) in the unit of the anchors, from the network's deltas."""
-    return anchors_M4[:, None, :2] + deltas_M10.unflatten(1, (5, 2)) * _CENTRE_VARIANCE * anchors_M4[:, None, 2:]
+    return anchors_M4[:, None, :2] + deltas_M10.unflatten(1, (5, 2)) * _CENTER_VARIANCE * anchors_M4[:, None, 2:]
 
 
 class _FeaturePyramid(nn.Module):

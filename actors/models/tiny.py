@@ -101,7 +101,7 @@ class TinyIdentity(nn.Module):
         return fine, middle, coarse, self.parts(coarse)
 
     def forward(self, crops_NCHW: Tensor) -> Tensor:
-        """Embeddings (N, 512), not normalised.
+        """Embeddings (N, 512), not normalized.
 
         Args:
             crops_NCHW: float32 RGB [0, 1], (N, 3, 112, 112), cut as `aligned112`.
@@ -217,7 +217,7 @@ def gaze_angles(vector_N3: Tensor) -> Tensor:
     """Pitch (+ up), yaw (+ to the subject's left) and the angle to the camera axis, in radians.
 
     Args:
-        vector_N3: line of sight, any length: x to the picture's right, y up, z < 0 towards the camera.
+        vector_N3: line of sight, any length: x to the picture's right, y up, z < 0 toward the camera.
     """
     x, y, z = F.normalize(vector_N3, dim=1).unbind(1)
     return torch.stack([y.asin(), torch.atan2(x, -z), (-z).clamp(-1, 1).acos()], dim=1)

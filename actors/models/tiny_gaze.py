@@ -40,7 +40,7 @@ class TinyGaze(nn.Module):
         )
 
     def forward(self, left_NCHW: Tensor, right_NCHW: Tensor, pose_N3: Tensor) -> Tensor:
-        """Vectors (N, 3) of any length for upright eyes: x to the picture's right, y up, z < 0 towards the camera.
+        """Vectors (N, 3) of any length for upright eyes: x to the picture's right, y up, z < 0 toward the camera.
 
         Args:
             left_NCHW: the eye that is left in the picture, float32 RGB [0, 1], (N, 3, 60, 60).
@@ -48,7 +48,7 @@ class TinyGaze(nn.Module):
             pose_N3: pitch, roll, yaw in radians, with the signs of pipeline/schema.py.
         """
         # the layers are named after the subject's eyes, whose left one is right in the picture
-        left, right = self.left(centred(right_NCHW)), self.right(centred(left_NCHW))
+        left, right = self.left(centered(right_NCHW)), self.right(centered(left_NCHW))
         features_ND = self.both(torch.cat([left, right], 1)).flatten(1)
         return self.head(torch.cat([features_ND, head_angles(pose_N3)], 1))
 
@@ -82,7 +82,7 @@ def _active(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, 1, 1), nn.ReLU(), nn.BatchNorm2d(out_channels))
 
 
-def centred(eyes_NCHW: Tensor) -> Tensor:
+def centered(eyes_NCHW: Tensor) -> Tensor:
     """What the first layer reads of a picture in [0, 1]."""
     return (eyes_NCHW - 0.5) / 0.25
 

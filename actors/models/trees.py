@@ -45,7 +45,7 @@ class Trees:
 
 
 def read_trees(handle: bytearray | bytes) -> Trees:
-    """The trees of a serialised xgboost Booster.
+    """The trees of a serialized xgboost Booster.
 
     Raises:
         WeightsError: xgboost cannot read it (files before `_v2` hold a form that xgboost 3 gave up), or it is no

@@ -12,9 +12,9 @@ import itertools
 import torch
 from torch import Tensor
 
-from actors.ops.colour import LUMA_WEIGHTS
+from actors.ops.color import LUMA_WEIGHTS
 
-#: eye centres, nose tip and mouth corners (left in the picture first) in a 112-pixel crop that ArcFace expects
+#: eye centers, nose tip and mouth corners (left in the picture first) in a 112-pixel crop that ArcFace expects
 #: (Deng et al., "ArcFace", 2019; the alignment of its published training set)
 ARCFACE_POINTS = (
     (38.2946, 51.6963),
@@ -37,7 +37,7 @@ _FARTHEST_PX = 2.0**30  # integer boxes stay far inside int64 and exact in float
 def crop_faces(frames_BCHW: Tensor, frame_N: Tensor, boxes_N4: Tensor, size: int, expand: float) -> Tensor:
     """Square crops of axis-aligned boxes, as the reference cuts them (pyfeat_detector.md section 3.1).
 
-    Width and height of the box grow by `expand` about its centre, each on its own, and the rectangle is stretched to a
+    Width and height of the box grow by `expand` about its center, each on its own, and the rectangle is stretched to a
     square; nothing is clamped to the frame. Sampling is bilinear without antialiasing, at the reference's positions:
     with g = left + (i + 0.5) / size x width, the source index is g W / (W - 1) - 0.5, up to a pixel right of and below
     the exact place. The landmark, identity and AU weights were trained on crops that are cut this way.
@@ -112,7 +112,7 @@ def landmarks_to_crop(landmarks_NK2: Tensor, crop_boxes: Tensor) -> Tensor:
 
 
 def five_points(landmarks_NK2: Tensor) -> Tensor:
-    """Eye centres, nose tip and mouth corners out of the 68 landmarks, in the order of `ARCFACE_POINTS`.
+    """Eye centers, nose tip and mouth corners out of the 68 landmarks, in the order of `ARCFACE_POINTS`.
 
     Args:
         landmarks_NK2: (N, 68, 2) in dlib order, any unit.
@@ -135,7 +135,7 @@ def five_points(landmarks_NK2: Tensor) -> Tensor:
 def align_faces(frames_BCHW: Tensor, frame_N: Tensor, points_N52: Tensor, size: int = 112) -> Tensor:
     """Crops turned, scaled and shifted so that five points of the face fall on ArcFace's template.
 
-    Sampling is bilinear without antialiasing. Points and template count as pixel indices (a pixel's centre at the
+    Sampling is bilinear without antialiasing. Points and template count as pixel indices (a pixel's center at the
     integer), as in the alignment of ArcFace's training set.
 
     Args:
@@ -208,7 +208,7 @@ def similarity(from_NK2: Tensor, to_NK2: Tensor) -> Tensor:
 
 
 def _expanded(boxes_N4: Tensor, expand: float) -> Tensor:
-    """Boxes grown about their centres, not rounded."""
+    """Boxes grown about their centers, not rounded."""
     left, top, right, bottom = boxes_N4.unbind(1)
     x, y = (left + right) / 2, (top + bottom) / 2
     half_width, half_height = (right - left) * expand / 2, (bottom - top) * expand / 2
@@ -218,11 +218,11 @@ def _expanded(boxes_N4: Tensor, expand: float) -> Tensor:
 def _reference_index(position: Tensor, length: int) -> Tensor:
     """Pixel index at which the reference samples a position in pixels.
 
-    It normalises by length - 1 and lets `grid_sample` undo that with length (align_corners=False). Written out in the
+    It normalizes by length - 1 and lets `grid_sample` undo that with length (align_corners=False). Written out in the
     same order, so that float32 rounds alike. A frame one pixel wide, where the reference divides by 0, counts as two.
     """
-    normalised = 2 * position / max(length - 1, 1) - 1
-    return ((normalised + 1) * length - 1) / 2
+    normalized = 2 * position / max(length - 1, 1) - 1
+    return ((normalized + 1) * length - 1) / 2
 
 
 def _sample(frames_BCHW: Tensor, frame_N: Tensor, x: Tensor, y: Tensor, size: int) -> Tensor:
@@ -279,12 +279,12 @@ def sharpness(crops_NCHW: Tensor) -> Tensor:
         crops_NCHW: float32 RGB [0, 1].
 
     Returns:
-        (N,) float32, in squared grey levels of 0-255.
+        (N,) float32, in squared gray levels of 0-255.
     """
     red, blue = LUMA_WEIGHTS["bt601"]
     weights_C = crops_NCHW.new_tensor([red, 1 - red - blue, blue])
-    grey_NHW = (crops_NCHW * weights_C[:, None, None]).sum(1) * 255
-    inner_NHW = grey_NHW[:, 1:-1, 1:-1]
-    around_NHW = grey_NHW[:, :-2, 1:-1] + grey_NHW[:, 2:, 1:-1] + grey_NHW[:, 1:-1, :-2] + grey_NHW[:, 1:-1, 2:]
+    gray_NHW = (crops_NCHW * weights_C[:, None, None]).sum(1) * 255
+    inner_NHW = gray_NHW[:, 1:-1, 1:-1]
+    around_NHW = gray_NHW[:, :-2, 1:-1] + gray_NHW[:, 2:, 1:-1] + gray_NHW[:, 1:-1, :-2] + gray_NHW[:, 1:-1, 2:]
     laplacian_NP = (around_NHW - 4 * inner_NHW).flatten(1)
     return (laplacian_NP - laplacian_NP.mean(1, keepdim=True)).square().mean(1)

@@ -1,7 +1,7 @@
 """Rotations, head poses and their projections: every function works on a whole batch, on any device, in one go.
 
 A pose is six numbers: a rotation vector (axis times angle, rad) about the x, y and z axis, and a translation. The
-camera looks along +z, x to the right, y down; its focal length is the sum of the picture's sides and its centre
+camera looks along +z, x to the right, y down; its focal length is the sum of the picture's sides and its center
 (width // 2, height // 2), all in pixels. Formulas: pyfeat_detector.md section 2.2, after img2pose (Albiero et al.
 2021).
 
@@ -75,7 +75,7 @@ def euler_angles(matrix_N33: Tensor) -> Tensor:
 def to_frame(poses_N6: Tensor, boxes_N4: Tensor, height: int, width: int) -> Tensor:
     """Poses for the camera of the whole picture, from poses for a camera that looks at the middle of a box.
 
-    Moving the camera's centre from the picture's to the box's is the shear K^-1 K_box, whose only entries off the
+    Moving the camera's center from the picture's to the box's is the shear K^-1 K_box, whose only entries off the
     identity are those below; the reference inverts two matrices per box for it. The shear also acts on the rotation,
     which then is none; its rotation vector is what `rotation_vector` makes of it, as in the reference.
 
@@ -89,9 +89,9 @@ def to_frame(poses_N6: Tensor, boxes_N4: Tensor, height: int, width: int) -> Ten
         (N, 6) rotation vector and translation relative to the picture.
     """
     focal = width + height
-    centre_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
-    shear_x_N = (centre_N2[:, 0] - width // 2) / focal
-    shear_y_N = (centre_N2[:, 1] - height // 2) / focal
+    center_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
+    shear_x_N = (center_N2[:, 0] - width // 2) / focal
+    shear_y_N = (center_N2[:, 1] - height // 2) / focal
     x_N, y_N, z_N = poses_N6[:, 3:].unbind(1)
     z_N = z_N * (focal / (boxes_N4[:, 2:] - boxes_N4[:, :2]).sum(1))
     moved_N3 = torch.stack([x_N + shear_x_N * z_N, y_N + shear_y_N * z_N, z_N], dim=1)
@@ -121,9 +121,9 @@ def project(points_K3: Tensor, poses_N6: Tensor, height: int, width: int) -> Ten
         (N, K, 2) x and y in pixels; not finite for a point in the plane of the camera.
     """
     turned_NK3 = points_K3 @ rotation_matrix(poses_N6[:, :3]).transpose(1, 2) + poses_N6[:, None, 3:]
-    centre_2 = torch.stack([turned_NK3.new_full((), width // 2), turned_NK3.new_full((), height // 2)])
+    center_2 = torch.stack([turned_NK3.new_full((), width // 2), turned_NK3.new_full((), height // 2)])
     depth_NK1 = turned_NK3[:, :, 2:]
-    return ((width + height) * turned_NK3[:, :, :2] + centre_2 * depth_NK1) / depth_NK1
+    return ((width + height) * turned_NK3[:, :, :2] + center_2 * depth_NK1) / depth_NK1
 
 
 def boxes_around(
@@ -147,15 +147,15 @@ def boxes_around(
         forehead: room for it, in extents of the points.
 
     Returns:
-        (N, 4) left, top, right, bottom: whole pixels (cut off towards 0, as the reference does), left and top at
+        (N, 4) left, top, right, bottom: whole pixels (cut off toward 0, as the reference does), left and top at
         least 0, right and bottom at most the picture's. A face off the picture so gets a box without area.
     """
     low_N2, high_N2 = points_NK2.amin(1), points_NK2.amax(1)
     extent_N2 = high_N2 - low_N2
-    centre_N2 = 0.5 * (low_N2 + high_N2)
+    center_N2 = 0.5 * (low_N2 + high_N2)
     size_N2 = torch.stack([extent_N2[:, 0] * x_factor, extent_N2[:, 1] * y_factor], dim=1).trunc()
-    left, top = (centre_N2 - size_N2 * 0.5).unbind(1)
-    right, bottom = (centre_N2 + size_N2 * 0.5).unbind(1)
+    left, top = (center_N2 - size_N2 * 0.5).unbind(1)
+    right, bottom = (center_N2 + size_N2 * 0.5).unbind(1)
 
     room_x, room_y = (forehead * extent_N2).unbind(1)
     down = about_z_N.abs() > 2.5

@@ -79,7 +79,7 @@ def hog_features(crops_NCHW: Tensor, landmarks_NK2: Tensor) -> HogFeatures:
 
 
 def align(landmarks_NK2: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The turn, scale and shift that level the eyes and centre the face, and the landmarks carried along.
+    """The turn, scale and shift that level the eyes and center the face, and the landmarks carried along.
 
     Args:
         landmarks_NK2: float64 px of the crop.
@@ -226,10 +226,10 @@ def hog(pictures_NCSS: Tensor) -> Tensor:
     place_NSS = direction_NSS.add_((along_S[:, None] * cells + along_S) * ORIENTATIONS)
     histogram = pictures_NCSS.new_zeros(count, cells * cells * ORIENTATIONS)
     histogram.scatter_add_(1, place_NSS.flatten(1), square.sqrt().flatten(1))
-    return _normalised(histogram.div_(CELL * CELL).view(count, cells, cells, ORIENTATIONS))
+    return _normalized(histogram.div_(CELL * CELL).view(count, cells, cells, ORIENTATIONS))
 
 
-def _normalised(histogram_NGG8: Tensor) -> Tensor:
+def _normalized(histogram_NGG8: Tensor) -> Tensor:
     """Blocks of cells, each scaled to length 1, clipped, and scaled again."""
     blocks = histogram_NGG8.unfold(1, BLOCK, 1).unfold(2, BLOCK, 1).permute(0, 1, 2, 4, 5, 3).flatten(3)
     for clipped in (_CLIPPED, math.inf):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from actors.ops import crops
-from actors.ops.colour import unpack_planes, yuv420_to_rgb
+from actors.ops.color import unpack_planes, yuv420_to_rgb
 from actors.ops.hog import HogFeatures, hog_features
 
 _SAME_FACE = 0.5  # overlap at which two boxes of one frame are one face
@@ -117,7 +117,7 @@ def make_pieces(
     lane: int = 0,
     lanes: int = 1,
 ) -> Iterator[Piece]:
-    """Move the frames of all chunks to the device and convert them to RGB, in pieces of one size and colour space.
+    """Move the frames of all chunks to the device and convert them to RGB, in pieces of one size and color space.
 
     Frames of different clips share a piece if they have the same size; the bytes go up as they are, half those of RGB.
     A piece has at most `batch_frames` frames and `batch_pixels` pixels, but at least one frame. Pieces are made one by
@@ -165,7 +165,7 @@ class FaceBatch:
         self.boxes_N4 = torch.cat([faces.boxes_N4 for _, faces in parts])
         stored = [faces.landmarks_NK2 for _, faces in parts if faces.landmarks_NK2 is not None]
         self.landmarks_NK2 = torch.cat(stored) if stored else None
-        self._normalised_N136: Tensor | None = None
+        self._normalized_N136: Tensor | None = None
         self._shown_N: Tensor | None = None
         self._crops: dict[str, Tensor] = {}
         self._hog: HogFeatures | None = None
@@ -188,11 +188,11 @@ class FaceBatch:
             self._crops[kind] = self._aligned(align_on) if kind == "aligned112" else self._cropped(kind)
         return self._crops[kind]
 
-    def set_landmarks(self, normalised_N136: Tensor) -> Tensor:
+    def set_landmarks(self, normalized_N136: Tensor) -> Tensor:
         """Keep landmarks in fractions of the crop; returns them in pixels of the frame, N x 68 x 2."""
         boxes = crops.crop_boxes(self.boxes_N4, crops.EXPAND_112)
-        self._normalised_N136, self._shown_N = normalised_N136, None
-        self.landmarks_NK2 = crops.landmarks_to_frame(normalised_N136, boxes)
+        self._normalized_N136, self._shown_N = normalized_N136, None
+        self.landmarks_NK2 = crops.landmarks_to_frame(normalized_N136, boxes)
         return self.landmarks_NK2
 
     def _need_landmarks(self) -> Tensor:
@@ -212,8 +212,8 @@ class FaceBatch:
 
     def _landmarks_in_crop(self, size: int) -> Tensor:
         """Landmarks in pixels of a crop, N x 68 x 2: as the model gave them, else out of those stored for the frame."""
-        if self._normalised_N136 is not None:
-            return self._normalised_N136.unflatten(1, (-1, 2)) * size
+        if self._normalized_N136 is not None:
+            return self._normalized_N136.unflatten(1, (-1, 2)) * size
         boxes = crops.crop_boxes(self.boxes_N4, crops.EXPAND_112)
         return crops.landmarks_to_crop(self._need_landmarks(), boxes) * size
 

@@ -21,6 +21,7 @@ import hashlib
 import importlib
 import json
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,15 @@ class Entry(BaseModel):
     switch_cosine: float | None = None
     align_on: Literal["detector", "landmarks"] | None = None
     thread_safe: bool = False
-    licence: str | None = None
+    license: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename_licence(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "licence" in values:
+            warnings.warn("bundle setting 'licence' is now 'license'; rename it", FutureWarning, stacklevel=2)
+            values = {"license" if name == "licence" else name: value for name, value in values.items()}
+        return values
 
     @model_validator(mode="after")
     def _model_or_factory(self) -> "Entry":
@@ -72,7 +81,7 @@ class Model:
 
     Attributes:
         slot: the slot it fills.
-        name: the catalogue's name, or the factory.
+        name: the catalog's name, or the factory.
         builder: `module:function`.
         is_factory: the builder is the user's: called with `weights` instead of `files`.
         input: one of catalog.INPUTS.
@@ -85,8 +94,8 @@ class Model:
         points: a face model that gives five points.
         poses: a face model that gives head poses.
         same_person_cosine, switch_cosine: for embeddings.
-        licence: of the weights.
-        research_only: the licence forbids commercial use.
+        license: of the weights.
+        research_only: the license forbids commercial use.
         precision: kind of device -> dtype of the network; float32 where not named.
         version: 12 hex digits; names the version of the slot's table.
     """
@@ -106,7 +115,7 @@ class Model:
     poses: bool
     same_person_cosine: float | None
     switch_cosine: float | None
-    licence: str
+    license: str
     research_only: bool
     precision: Mapping[str, str]
     version: str
@@ -274,7 +283,7 @@ def _resolve(
         poses=card.poses,
         same_person_cosine=cosine,
         switch_cosine=entry.switch_cosine if entry.switch_cosine is not None else card.switch_cosine,
-        licence=entry.licence or card.licence,
+        license=entry.license or card.license,
         research_only=card.research_only,
         precision=card.precision,
         version=hashlib.blake2b(json.dumps([content, depends], sort_keys=True).encode(), digest_size=6).hexdigest(),

@@ -1,6 +1,6 @@
 """A mirror of the hub's weight files, for clusters without internet: <mirror>/<owner>/<repository>/<file>.
 
-`mirror.json` at its top says of each file what it must hold, from which commit it was taken, and under which licence it
+`mirror.json` at its top says of each file what it must hold, from which commit it was taken, and under which license it
 may be used. A mirror that was copied by hand has none, and serves too, but then nothing is checked.
 """
 
@@ -27,14 +27,14 @@ class Record:
         sha256: of its bytes, hex.
         size: bytes.
         revision: commit of the hub repository that it was taken from.
-        licence: of the weights.
-        research_only: the licence forbids commercial use.
+        license: of the weights.
+        research_only: the license forbids commercial use.
     """
 
     sha256: str
     size: int
     revision: str | None
-    licence: str
+    license: str
     research_only: bool
 
 
@@ -67,7 +67,7 @@ def open_mirror(uri: str, options: Mapping[str, Any] | None = None) -> Mirror:
     try:
         fs, path = cache.open_storage(place, options)
         content = json.loads(cache.retrying(lambda: fs.cat_file(path)))
-        records = {name: Record(**record) for name, record in content["files"].items()}
+        records = {name: _to_record(record) for name, record in content["files"].items()}
     except FileNotFoundError:
         records = {}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -75,6 +75,11 @@ def open_mirror(uri: str, options: Mapping[str, Any] | None = None) -> Mirror:
     except Exception as error:  # every storage has errors of its own
         raise WeightsError(f"the mirror {uri} cannot be read: {str(error) or type(error).__name__}") from error
     return Mirror(uri, dict(options or {}), records)
+
+
+def _to_record(entry: Mapping[str, Any]) -> Record:
+    """An entry of `mirror.json`; before version 0.2 it named the license `licence`."""
+    return Record(**{"license" if name == "licence" else name: value for name, value in entry.items()})
 
 
 def put_file(mirror_uri: str, name: str, path: Path, record: Record, options: Mapping[str, Any] | None = None) -> bool:

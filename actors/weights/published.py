@@ -122,7 +122,7 @@ def pull(
         try:
             path, name, commit = weight_cache.fetch_hub(item.file.repo, item.file.names, item.file.revision, cache)
             record = Record(
-                noted_digest(path, cache), path.stat().st_size, commit, item.card.licence, item.card.research_only
+                noted_digest(path, cache), path.stat().st_size, commit, item.card.license, item.card.research_only
             )
         except UnreachableError:
             raise  # so it will for all other files, after half a minute each

@@ -44,7 +44,7 @@ class LinearClassifier:
 
 
 class BoosterBytes:
-    """An xgboost Booster, serialised."""
+    """An xgboost Booster, serialized."""
 
     handle: bytearray
 
@@ -56,7 +56,7 @@ class BoostedClassifier:
 
     @property
     def handle(self) -> bytearray:
-        """The serialised booster."""
+        """The serialized booster."""
         return self._Booster.handle
 
 

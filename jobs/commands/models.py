@@ -65,7 +65,7 @@ def table_of_models(bundle: str | None, mirror: Mirror | None, config: Config) -
             row = {
                 "slot": slot,
                 "model": name,
-                "licence": card.licence,
+                "licence": card.license,
                 "research_only": card.research_only,
                 "default_of": list(_default_of(slot, name)),
             }
@@ -194,6 +194,6 @@ def say_outcome(outcome: Outcome) -> None:
 def say_licences(items: list[Published]) -> None:
     """Print which models may be used for research only."""
     for slot, model, licence in dict.fromkeys(
-        (item.slot, item.model, item.card.licence) for item in items if item.card.research_only
+        (item.slot, item.model, item.card.license) for item in items if item.card.research_only
     ):
         console.print(f"research only: the weights of {slot} {model} ({licence})")

@@ -17,7 +17,7 @@ from pipeline.decode.decoder import decode_clip
 from pipeline.errors import ClipError
 from pipeline.intervals import END
 
-#: weights of red and blue in luma, as in actors/ops/colour.py
+#: weights of red and blue in luma, as in actors/ops/color.py
 _LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 _GROWN = 1.4  # a face with some hair and chin is easier to know than the detector's box
 

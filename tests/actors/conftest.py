@@ -47,7 +47,7 @@ def dlib_faces(data: Path) -> list[tuple[Path, torch.Tensor, torch.Tensor]]:
 
 @pytest.fixture
 def memory():
-    """fsspec's storage in memory, emptied afterwards: remote as far as we are concerned."""
+    """fsspec's storage in memory, emptied afterward: remote as far as we are concerned."""
     fsspec = pytest.importorskip("fsspec")
     fs = fsspec.filesystem("memory")
     yield fs

@@ -46,7 +46,7 @@ def annotator(tmp_path, monkeypatch):
 
 
 def flow_chunk(frames):
-    """A chunk of frames of 8 x 6 pixels, each of another grey."""
+    """A chunk of frames of 8 x 6 pixels, each of another gray."""
     row = dict.fromkeys(schema.FLOW.names) | {"clip_id": "c", "shard": "s", "first": 0, "last": True}
     row |= {"frames": list(range(frames)), "times": [0.0] * frames, "width": 8, "height": 6, "matrix": "bt601"}
     planes = np.repeat(np.arange(frames, dtype=np.uint8), 8 * 6 * 3 // 2)

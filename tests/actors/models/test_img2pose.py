@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from actors.annotator import Annotator
 from actors.errors import BundleError
 from actors.models.img2pose import Img2Pose, build_img2pose, build_pose_from_detector, read_config
-from actors.ops.colour import unpack_planes, yuv420_to_rgb
+from actors.ops.color import unpack_planes, yuv420_to_rgb
 from actors.runtime.chunk_rows import FACE_WIDTH
 from actors.weights.bundles import resolve_bundle
 from pipeline.schema import FLOW
@@ -85,7 +85,7 @@ def test_each_frame_of_a_batch_is_detected_as_alone(net):
 
 
 @torch.inference_mode()
-def test_an_empty_frame_gives_no_face_and_takes_none_from_its_neighbours(net):
+def test_an_empty_frame_gives_no_face_and_takes_none_from_its_neighbors(net):
     frames = pictures(3, 100, 140)
     before = net.detect(frames)
     frames[1] = 127

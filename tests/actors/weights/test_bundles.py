@@ -49,6 +49,12 @@ def test_a_factory_gets_its_weights_and_parameters(write):
     assert "gaze" in bundle.left_out
 
 
+def test_the_old_spelling_of_license_is_read_with_a_warning(write):
+    with pytest.warns(FutureWarning, match="'license'"):
+        bundle = resolve_bundle(write(MINE.replace("input:", "licence: ours\n    input:")))
+    assert bundle.slot("embeddings").license == "ours"
+
+
 def test_the_version_follows_from_bytes_parameters_input_and_what_comes_before(write, tmp_path):
     versions = {resolve_bundle(write(MINE)).versions["embeddings"]}
     versions.add(resolve_bundle(write(MINE), sampling="every 2").versions["embeddings"])

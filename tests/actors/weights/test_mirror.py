@@ -44,11 +44,20 @@ def mirror(request, pyfeat, memory, tmp_path):
     return uri, put
 
 
-def test_a_mirror_holds_the_bundle_with_digests_commits_and_licences(mirror, pyfeat):
+def test_a_mirror_holds_the_bundle_with_digests_commits_and_licenses(mirror, pyfeat):
     records = open_mirror(mirror[0]).records
     assert set(records) == set(pyfeat.files)
     assert (records[ARCFACE].revision, records[ARCFACE].research_only) == (pyfeat.commit, True)
-    assert "research" in records[ARCFACE].licence
+    assert "research" in records[ARCFACE].license
+
+
+def test_a_mirror_of_version_0_1_is_read(mirror):
+    before = open_mirror(mirror[0])
+    fs, path = weight_cache.open_storage(before.file(MANIFEST))
+    text = fs.cat_file(path)
+    assert b'"license"' in text
+    fs.pipe_file(path, text.replace(b'"license"', b'"licence"'))
+    assert open_mirror(mirror[0]) == before
 
 
 def test_pulling_again_copies_nothing(mirror):

@@ -4,7 +4,7 @@ The arithmetic is that of swscale's fast yuv420p -> rgb24 path, which the usual 
 `to_ndarray(format="rgb24")`, torchcodec): 13-bit coefficients, every product rounded down on its own, and each chroma
 sample used for its 2x2 pixels. Measured on one frame of each of 20 videos (MPEG-1, H.264, HEVC; BT.601 and BT.709)
 against PyAV 18 with libswscale 9.5 on x86: no value differs. In floating point and rounded, nearest chroma is 1.1
-levels off on average and at most 3 (swscale rounds down), bilinear chroma 1.3 and up to 77, at coloured edges. At an
+levels off on average and at most 3 (swscale rounds down), bilinear chroma 1.3 and up to 77, at colored edges. At an
 odd height swscale leaves the fast path and interpolates chroma; here chroma stays nearest, whatever the size.
 
 Shapes: B frames, H rows, W columns; h = ceil(H / 2), w = ceil(W / 2).
