@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from actors.annotator import Annotator
+from actors.runtime.settings import AnnotatorSettings
 from actors.weights.bundles import resolve_bundle
 from pipeline import schema
 from pipeline.config.models import DecodeConfig
@@ -68,14 +69,10 @@ class FaceAnalyzer:
         """
         self._options = dict(storage_options or {})
         self.bundle = resolve_bundle(bundle, mirror=mirror, cache=cache, storage_options=self._options)
-        self._annotate = Annotator(
-            self.bundle.models,
-            device=device,
-            threads=threads,
-            cache=cache,
-            precision=precision,
-            storage_options=self._options,
+        settings = AnnotatorSettings(
+            device=device, threads=threads, cache=cache, precision=precision, storage_options=self._options
         )
+        self._annotate = Annotator(self.bundle.models, settings)
 
     def detect(self, paths: str | Path | Sequence[str | Path], every: int = 1) -> pa.Table:
         """Every face of some videos or pictures.

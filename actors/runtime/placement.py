@@ -1,5 +1,6 @@
-"""Putting a network on its device, in the number format and memory layout in which it runs."""
+"""The device of an actor, and networks on it in the number format and memory layout in which they run."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,6 +8,28 @@ import torch
 from actors.runtime.bn_folding import fold_batch_norms
 
 _LARGE = 5_000_000  # weights; the bundle tiny's networks gained nothing by Winograd
+
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; of `auto` CUDA if this process has one.
+
+    Ray is not asked: a cluster may give logical GPUs to a machine without any.
+    """
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def choose_dtype(precision: Mapping[str, str], device: torch.device, name: str = "auto") -> torch.dtype:
+    """The dtype of a network's weights.
+
+    Args:
+        precision: of its card: kind of device -> name of a dtype; float32 where not named.
+        device: the device it runs on.
+        name: float32, bfloat16 or float16, which goes before the card; `auto`: by the card.
+    """
+    return _DTYPES[precision.get(device.type, "float32") if name == "auto" else name]
 
 
 def place_network(net: Any, device: torch.device, dtype: torch.dtype, fold: bool, winograd: bool = False) -> Any:

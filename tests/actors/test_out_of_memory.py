@@ -7,6 +7,7 @@ import torch
 
 from actors.annotator import Annotator
 from actors.runtime.chunk_rows import FACE_WIDTH
+from actors.runtime.settings import AnnotatorSettings
 from actors.weights.bundles import resolve_bundle
 from pipeline import schema
 
@@ -40,7 +41,8 @@ def annotator(tmp_path, monkeypatch):
         (tmp_path / "small_device.py").write_text(MODEL)
         entry = f"{{factory: 'small_device:small', input: frames, parameters: {{fits: {fits}}}}}"
         (tmp_path / "bundle.yaml").write_text(f"models:\n  face: {entry}\n")
-        return Annotator(resolve_bundle(str(tmp_path / "bundle.yaml")).models, device="cpu", batch_frames=16)
+        models = resolve_bundle(str(tmp_path / "bundle.yaml")).models
+        return Annotator(models, AnnotatorSettings("cpu", batch_frames=16))
 
     return make
 

@@ -13,6 +13,7 @@ from actors.errors import BundleError
 from actors.models.img2pose import Img2Pose, build_img2pose, build_pose_from_detector, read_config
 from actors.ops.color import unpack_planes, yuv420_to_rgb
 from actors.runtime.chunk_rows import FACE_WIDTH
+from actors.runtime.settings import AnnotatorSettings
 from actors.weights.bundles import resolve_bundle
 from pipeline.schema import FLOW
 
@@ -161,7 +162,7 @@ def test_poses_come_out_of_the_annotator_and_again_from_stored_boxes(net, folder
     bundle = resolve_bundle(str(folder / "bundle.yaml"))
     assert [model.slot for model in bundle.models] == ["face", "pose"]
     assert bundle.slot("pose").needs == ("face",)
-    annotator = Annotator(bundle.models, device="cpu", batch_faces=7)
+    annotator = Annotator(bundle.models, AnnotatorSettings("cpu", batch_faces=7))
     rows = [flow_row(100, 140, 3, ["face", "pose"], seed=1), flow_row(96, 97, 2, ["face", "pose"], seed=2)]
     first = annotator(pa.Table.from_pylist(rows, schema=FLOW)).to_pylist()
     for row, chunk in zip(rows, first, strict=True):

@@ -1,18 +1,15 @@
-"""The tensors of one call: frames of every size in pieces, the faces found in them, and what the models say of them."""
+"""Faces on their way to the models: those found in a batch of frames, and batches of faces with their crops."""
 
-import math
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from actors.ops import crops
-from actors.ops.color import unpack_planes, yuv420_to_rgb
 from actors.ops.hog import HogFeatures, hog_features
+from actors.runtime.frames import FrameBatch
 
 _SAME_FACE = 0.5  # overlap at which two boxes of one frame are one face
 
@@ -25,51 +22,16 @@ CROPS = {
 
 
 @dataclass(frozen=True)
-class Clipping:
-    """The frames of one chunk as they travel: planar YUV 4:2:0.
-
-    Attributes:
-        planes: uint8, per frame Y, U, V end to end.
-        count: frames.
-        height, width: of every frame, pixels.
-        matrix: bt601, bt709 or bt2020.
-        full_range: luma 0-255.
-        offset: number of its first frame within the call.
-    """
-
-    planes: np.ndarray
-    count: int
-    height: int
-    width: int
-    matrix: str
-    full_range: bool
-    offset: int
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Frames of one size on the device.
-
-    Attributes:
-        frames_BCHW: uint8 RGB.
-        frame_B: number of each frame within the call, int64.
-    """
-
-    frames_BCHW: Tensor
-    frame_B: Tensor
-
-
-@dataclass(frozen=True)
 class Faces:
-    """The faces of one piece, in its frames' order, within a frame in falling score.
+    """The faces of a batch of frames, in the order of its frames, within a frame in falling score.
 
     Attributes:
-        row_N: index into the piece's frames, int64.
-        boxes_N4: x1, y1, x2, y2 in pixels of the frame, float32.
+        row_N: int64, index into the batch's frames.
+        boxes_N4: float32 px of the frame: left, top, right, bottom.
         scores_N: float32, NaN where the model has none.
-        points_N52: five points in pixels, or None.
-        landmarks_NK2: 68 points in pixels that an earlier pool or run found, or None.
-        poses_N6: head poses that the face model gave, or None.
+        points_N52: float32 px of the frame, five points as crops.ARCFACE_POINTS; None from a model without.
+        landmarks_NK2: float32 px of the frame, 68 points that an earlier pool or run found, or None.
+        poses_N6: float32 head poses that the face model gave (pitch, roll, yaw in rad, x, y, z), or None.
     """
 
     row_N: Tensor
@@ -92,7 +54,7 @@ def match_poses(faces: Faces, found: Faces) -> Tensor:
     """The poses of faces that were found once more: each takes that of the box that overlaps it most.
 
     Args:
-        faces: stored faces of a piece, N of them.
+        faces: stored faces of a batch of frames, N of them.
         found: what the detector finds in the same frames, with poses.
 
     Returns:
@@ -108,59 +70,10 @@ def match_poses(faces: Faces, found: Faces) -> Tensor:
     return torch.where((best_N >= _SAME_FACE)[:, None], found.poses_N6[place_N], poses_N6)
 
 
-def make_pieces(
-    chunks: Sequence[Clipping],
-    device: torch.device,
-    batch_frames: int,
-    batch_pixels: int,
-    *,
-    lane: int = 0,
-    lanes: int = 1,
-) -> Iterator[Piece]:
-    """Move the frames of all chunks to the device and convert them to RGB, in pieces of one size and color space.
-
-    Frames of different clips share a piece if they have the same size; the bytes go up as they are, half those of RGB.
-    A piece has at most `batch_frames` frames and `batch_pixels` pixels, but at least one frame. Pieces are made one by
-    one, so that only those live whose faces wait for their batch to fill. Of several lanes each gets every so manyth
-    piece, the same ones at every call, and as many as the others if the frames allow it.
-    """
-    groups: dict[tuple[int, int, str, bool], list[Clipping]] = {}
-    for chunk in chunks:
-        if chunk.count:
-            groups.setdefault((chunk.height, chunk.width, chunk.matrix, chunk.full_range), []).append(chunk)
-    for (height, width, matrix, full_range), members in groups.items():
-        size = height * width + 2 * ((height + 1) // 2) * ((width + 1) // 2)
-        most = max(1, min(batch_frames, batch_pixels // (height * width)))
-        frame_B = np.concatenate([np.arange(c.offset, c.offset + c.count) for c in members])
-        with warnings.catch_warnings():
-            # frames lie read-only in Ray's shared memory; they are only read here
-            warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writable")
-            planes = [torch.from_numpy(c.planes).view(c.count, size) for c in members]
-        rounds = math.ceil(len(frame_B) / (most * lanes))
-        # alone, a lane fills its pieces; beside others it takes smaller ones, so that all end at the same time
-        step = most if lanes == 1 else math.ceil(len(frame_B) / (rounds * lanes))
-        for low in range(lane * step, len(frame_B), lanes * step):
-            part = _rows(planes, low, min(low + step, len(frame_B))).to(device, non_blocking=True)
-            y, u, v = unpack_planes(part.flatten(), len(part), height, width)
-            yield Piece(
-                yuv420_to_rgb(y, u, v, matrix, full_range), torch.from_numpy(frame_B[low : low + len(part)]).to(device)
-            )
-
-
-def _rows(parts: Sequence[Tensor], low: int, high: int) -> Tensor:
-    """Rows low..high of the parts laid end to end; a view where one part holds them all."""
-    taken = []
-    for part in parts:
-        if low < len(part) and high > 0:
-            taken.append(part[max(low, 0) : high])
-        low, high = low - len(part), high - len(part)
-    return taken[0] if len(taken) == 1 else torch.cat(taken)
-
-
 class FaceBatch:
-    """Up to `batch_faces` faces, of several pieces, and their crops; a crop is made when a model first asks for it."""
+    """Some faces of several batches of frames, and their crops; a crop is made when a model first asks for it."""
 
-    def __init__(self, parts: Sequence[tuple[Piece, Faces]]) -> None:
+    def __init__(self, parts: Sequence[tuple[FrameBatch, Faces]]) -> None:
         self.parts = parts
         self.boxes_N4 = torch.cat([faces.boxes_N4 for _, faces in parts])
         stored = [faces.landmarks_NK2 for _, faces in parts if faces.landmarks_NK2 is not None]
@@ -174,7 +87,15 @@ class FaceBatch:
         return len(self.boxes_N4)
 
     def input(self, kind: str, align_on: str | None) -> Any:
-        """What a model reads, by the kinds of catalog.INPUTS; the forms are in actors/models/__init__.py."""
+        """The input of a model.
+
+        Args:
+            kind: of catalog.INPUTS but `frames`; shapes and units of each are in actors/models/__init__.py.
+            align_on: for aligned112: `detector` or `landmarks`.
+
+        Raises:
+            RuntimeError: landmarks or the detector's points are asked for and there are none.
+        """
         if kind == "landmarks":
             return self._need_landmarks().where(self._shown()[:, None, None], float("nan"))
         if kind == "detector":
@@ -189,7 +110,14 @@ class FaceBatch:
         return self._crops[kind]
 
     def set_landmarks(self, normalized_N136: Tensor) -> Tensor:
-        """Keep landmarks in fractions of the crop; returns them in pixels of the frame, N x 68 x 2."""
+        """Keep the landmarks of all faces of this batch.
+
+        Args:
+            normalized_N136: float32 x0, y0, x1, y1, ... in fractions of the crop.
+
+        Returns:
+            float32 (N, 68, 2) px of the frame.
+        """
         boxes = crops.crop_boxes(self.boxes_N4, crops.EXPAND_112)
         self._normalized_N136, self._shown_N = normalized_N136, None
         self.landmarks_NK2 = crops.landmarks_to_frame(normalized_N136, boxes)
@@ -204,8 +132,10 @@ class FaceBatch:
         """Faces whose landmarks can be judged, bool N; models get NaN for the others, and so give NaN."""
         if self._shown_N is None:
             sizes = [
-                torch.stack([self.boxes_N4.new_full((len(faces),), side) for side in piece.frames_BCHW.shape[:1:-1]], 1)
-                for piece, faces in self.parts
+                torch.stack(
+                    [self.boxes_N4.new_full((len(faces),), side) for side in frames.frames_BCHW.shape[:1:-1]], 1
+                )
+                for frames, faces in self.parts
             ]
             self._shown_N = crops.show_a_face(self._need_landmarks(), torch.cat(sizes))
         return self._shown_N
@@ -227,12 +157,12 @@ class FaceBatch:
     def _cropped(self, kind: str) -> Tensor:
         size, expand = CROPS[kind]
         return torch.cat(
-            [crops.crop_faces(p.frames_BCHW, f.row_N, f.boxes_N4, size=size, expand=expand) for p, f in self.parts]
+            [crops.crop_faces(b.frames_BCHW, f.row_N, f.boxes_N4, size=size, expand=expand) for b, f in self.parts]
         )
 
     def _aligned(self, align_on: str | None) -> Tensor:
         low, aligned = 0, []
-        for piece, faces in self.parts:
+        for frames, faces in self.parts:
             if align_on == "landmarks":
                 points = crops.five_points(self.input("landmarks", None)[low : low + len(faces)])
             elif faces.points_N52 is not None:
@@ -241,20 +171,27 @@ class FaceBatch:
                 raise RuntimeError(
                     "a model asked for faces aligned on the detector's points, and the detector gave none"
                 )
-            aligned.append(crops.align_faces(piece.frames_BCHW, faces.row_N, points, size=112))
+            aligned.append(crops.align_faces(frames.frames_BCHW, faces.row_N, points, size=112))
             low += len(faces)
         return torch.cat(aligned)
 
 
-def face_batches(found: Iterable[tuple[Piece, Faces]], batch_faces: int) -> Iterator[FaceBatch]:
-    """Deal the faces of all pieces, in their order, out to batches; pieces are drawn only as batches need them."""
-    parts: list[tuple[Piece, Faces]] = []
+def make_face_batches(found: Iterable[tuple[FrameBatch, Faces]], batch_faces: int) -> Iterator[FaceBatch]:
+    """Deal the faces of all batches of frames, in their order, out to batches of faces.
+
+    Batches of frames are drawn from `found` only as they are needed.
+
+    Args:
+        found: batches of frames, each with its faces.
+        batch_faces: faces of a batch; the last may have fewer, none is empty.
+    """
+    parts: list[tuple[FrameBatch, Faces]] = []
     held = 0
-    for piece, faces in found:
+    for frames, faces in found:
         low = 0
         while low < len(faces):
             high = min(len(faces), low + batch_faces - held)
-            parts.append((piece, faces.part(low, high)))
+            parts.append((frames, faces.part(low, high)))
             held += high - low
             low = high
             if held == batch_faces:
