@@ -53,7 +53,7 @@ def wanted_of(bundle: Bundle) -> Annotation:
                 "licence": model.license,
                 "research_only": model.research_only,
                 "files": {
-                    role: {"place": ref.place, "repo": ref.repo, "revision": ref.revision, "sha256": ref.digest}
+                    role: {"place": ref.location, "repo": ref.repo, "revision": ref.revision, "sha256": ref.digest}
                     for role, ref in model.files.items()
                 },
             }

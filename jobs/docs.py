@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from actors.weights.catalog import BUNDLES, MODELS, SLOTS, HubFile, ModelCard
+from actors.weights.catalog import BUNDLES, MODELS, HubFile, ModelCard
 from pipeline import schema
 from pipeline.config.render import to_markdown
 
@@ -67,7 +67,7 @@ def models() -> str:
         "| slot | model | default of | reads | files | licence |",
         "|---|---|---|---|---|---|",
     ]
-    for slot in SLOTS:
+    for slot in schema.SLOTS:
         for name, card in MODELS.get(slot, {}).items():
             bundles = ", ".join(bundle for bundle, slots in BUNDLES.items() if slots.get(slot) == name)
             lines.append(f"| {slot} | `{name}` | {bundles or '-'} | {card.input} | {_files(card)} | {_licence(card)} |")

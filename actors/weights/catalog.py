@@ -1,13 +1,13 @@
-"""The models that Faceatlas knows by name, and the bundles made of them: plain tables to read and to grep."""
+"""The catalog: all models that Faceatlas knows by name, and the bundles made of them, as literal tables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-SLOTS = ("face", "landmarks", "pose", "action_units", "emotions", "embeddings", "gaze")
+from pipeline.schema import SLOTS
 
-#: what a model reads: whole frames; the reference's crops of 112 and 224 pixels (box grown 1.2 and 1.1 times) and the
+#: inputs of models: whole frames; the reference's crops of 112 and 224 pixels (box grown 1.2 and 1.1 times) and the
 #: 224-pixel crop of the 1.2-times box; faces aligned on five points; the 68 landmarks; HOG features of the aligned,
-#: masked face; or what the face model itself said of each face (its pose)
+#: masked face; or the pose that the face model itself gave for each face
 INPUTS = ("frames", "crops112", "crops224", "wide224", "aligned112", "landmarks", "hog112", "detector")
 
 
@@ -39,15 +39,15 @@ class PackageFile:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What must be known of a model before it is loaded.
+    """The facts of a model that are needed before it is loaded.
 
     Attributes:
         builder: `module:function`, called as `function(files, **parameters)`.
         input: one of INPUTS.
-        files: role -> where the file is.
+        files: role -> location of the file.
         license: of the weights, as their publisher states it.
-        research_only: the license forbids commercial use; said wherever the model is named.
-        algorithm: raised when our code changes this model's numbers; part of the version.
+        research_only: the license forbids commercial use; stated wherever the model is named.
+        algorithm: incremented when our code changes this model's numbers; part of the version.
         points: a face model that also gives five points per face.
         poses: a face model that also gives a head pose per face.
         same_person_cosine: for embeddings, the cosine at which two tracks are one person.

@@ -4,7 +4,8 @@ import pytest
 
 from actors.errors import BundleError, MissingWeightsError
 from actors.weights.bundles import build_model, resolve_bundle
-from actors.weights.catalog import BUNDLES, MODELS, SLOTS
+from actors.weights.catalog import BUNDLES, MODELS
+from pipeline.schema import SLOTS
 
 
 @pytest.fixture
