@@ -1,7 +1,7 @@
 """The actor: hosts the models of some slots and annotates batches of chunks. An ordinary class; Ray runs it in a pool.
 
 A chunk comes as a row of Arrow (pipeline/schema.py, FLOW): its frames as planar YUV, and perhaps the boxes or landmarks
-that an earlier pool or an earlier run found. It leaves with the results of the slots hosted here, as flat float lists.
+that an earlier pool or an earlier run found. The results of the slots hosted here are added as flat float lists.
 """
 
 import os
@@ -76,6 +76,9 @@ class Annotator:
         Returns:
             The same rows in the same order, with `face_index` and the columns of the hosted slots filled where the row
             asks for them in `slots`, and `planes` null unless frames are kept.
+
+        Raises:
+            torch.OutOfMemoryError: a single frame or face does not fit the device.
         """
         self.stopwatch.reset()
         columns = {name: chunks[name] for name in chunks.column_names}

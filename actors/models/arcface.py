@@ -1,7 +1,7 @@
 """ArcFace IResNet-50 (Deng et al. 2019): an identity embedding of a 112-pixel crop.
 
-Layout: pyfeat_detector.md sections 7 and 12. In the published weights the batch norms that follow a convolution are
-folded into it; the module names are theirs.
+Layout: docs/reference/pyfeat.md sections 7 and 12. In the published weights the batch norms that follow a convolution
+are folded into it; the module names are theirs.
 
 Shapes: N faces, C H W channels, rows, columns.
 """

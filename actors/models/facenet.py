@@ -1,6 +1,6 @@
 """FaceNet (Schroff et al. 2015) as an Inception-ResNet-v1 (Szegedy et al. 2017): an identity embedding.
 
-Layout: pyfeat_detector.md sections 7 and 12. The module names are those of the published weights.
+Layout: docs/reference/pyfeat.md sections 7 and 12. The module names are those of the published weights.
 
 Shapes: N faces, C H W channels, rows, columns.
 """

@@ -1,6 +1,6 @@
 """L2CS-Net (Abdelrahman et al. 2022): the line of sight, from a ResNet-50 that sorts pitch and yaw into bins.
 
-Formulas: pyfeat_detector.md sections 8 and 12. The module names are those of the published weights.
+Formulas: docs/reference/pyfeat.md sections 8 and 12. The module names are those of the published weights.
 
 Shapes: N faces, C H W channels, rows, columns.
 """

@@ -1,6 +1,6 @@
 """MobileFaceNet (Chen et al. 2018) with a regression head: 68 landmarks of a 112-pixel crop.
 
-Layout: pyfeat_detector.md sections 4 and 12. The module names are those of the published weights.
+Layout: docs/reference/pyfeat.md sections 4 and 12. The module names are those of the published weights.
 
 Shapes: N faces, C H W channels, rows, columns.
 """
@@ -10,9 +10,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from actors.models.constants import LANDMARKS
 from actors.weights.state_dict import load_strict, read_state_dict
-
-_LANDMARKS = 68
 
 
 class MobileFaceNet(nn.Module):
@@ -29,7 +28,7 @@ class MobileFaceNet(nn.Module):
         self.conv_45 = _Bottleneck(128, 128, expanded=512, stride=2)
         self.conv_5 = _ResidualBottlenecks(128, expanded=256, blocks=2)
         self.conv_6_sep = _ConvUnit(128, 512, kernel=1)
-        self.output_layer = _RegressionHead(512, 2 * _LANDMARKS)
+        self.output_layer = _RegressionHead(512, 2 * LANDMARKS)
 
     def forward(self, crops_NCHW: Tensor) -> Tensor:
         """Landmarks of crops.

@@ -1,6 +1,6 @@
 """PFLD (Guo et al. 2019): 68 landmarks of a 112-pixel crop, out of features of three sizes.
 
-Layout: pyfeat_detector.md sections 4 and 12. The module names are those of the published weights.
+Layout: docs/reference/pyfeat.md sections 4 and 12. The module names are those of the published weights.
 
 Shapes: N faces, C H W channels, rows, columns.
 """
@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from actors.models.constants import LANDMARKS
 from actors.weights.state_dict import load_strict, read_state_dict
-
-_LANDMARKS = 68
 
 
 class PFLD(nn.Module):
@@ -45,7 +44,7 @@ class PFLD(nn.Module):
         )
         self.conv8 = nn.Conv2d(32, 128, 7)
         self.bn8 = nn.BatchNorm2d(128)  # in the weights, but not used
-        self.fc = nn.Linear(16 + 32 + 128, 2 * _LANDMARKS)
+        self.fc = nn.Linear(16 + 32 + 128, 2 * LANDMARKS)
 
     def forward(self, crops_NCHW: Tensor) -> Tensor:
         """Landmarks of crops.

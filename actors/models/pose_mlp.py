@@ -1,6 +1,6 @@
 """Head pose from 68 landmarks, by a small multi-layer perceptron.
 
-Formulas: pyfeat_detector.md section 9. The module names are those of the published weights.
+Formulas: docs/reference/pyfeat.md section 9. The module names are those of the published weights.
 
 Shapes: N faces, K landmarks (68).
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.errors import MissingWeightsError, WeightsError
-from actors.models.constants import constant
+from actors.models.constants import LANDMARKS, constant
 from actors.weights.state_dict import load_strict, read_state_dict
 
 _LEFT_EYE_CORNER, _RIGHT_EYE_CORNER = 36, 45  # the outer ones, left and right in the picture
@@ -25,9 +25,17 @@ class PoseMLP(nn.Module):
     """Linear, LayerNorm, GELU, and so on; the output is scaled back by the mean and deviation of the training poses."""
 
     def __init__(self, hidden: Sequence[int], dropout: float, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Build the network with random weights.
+
+        Args:
+            hidden: widths of the hidden layers.
+            dropout: probability, for training only.
+            mean: of the six outputs over the training poses.
+            std: their standard deviations.
+        """
         super().__init__()
         layers: list[nn.Module] = []
-        width = 136
+        width = 2 * LANDMARKS
         for next_width in hidden:
             layers += [nn.Linear(width, next_width), nn.LayerNorm(next_width), nn.GELU(), nn.Dropout(dropout)]
             width = next_width

@@ -1,7 +1,7 @@
 """ResMaskNet, the Residual Masking Network (Pham et al. 2020): seven emotions of a 224-pixel crop.
 
-Layout: pyfeat_detector.md sections 6 and 12. The module names are those of the published weights, in which the shortcut
-of each block of a mask is stored twice, once as the mask's and once as the block's.
+Layout: docs/reference/pyfeat.md sections 6 and 12. The module names are those of the published weights, in which the
+shortcut of each block of a mask is stored twice, once as the mask's and once as the block's.
 
 Shapes: N faces, C H W channels, rows, columns.
 """
@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from actors.weights.state_dict import load_strict, read_state_dict
+from pipeline.schema import EMOTIONS
 
-_EMOTIONS = 7
 _DEEPEST = 1024  # channels at the bottom of every mask
 
 
 class ResMaskNet(ResNet):
-    """torchvision's ResNet-34; after each of its layers a mask says which features count."""
+    """torchvision's ResNet-34; after each of its layers a mask weights the features."""
 
     def __init__(self) -> None:
         super().__init__(BasicBlock, [3, 4, 6, 3])
-        self.fc = nn.Sequential(nn.Dropout(0.4), nn.Linear(512, _EMOTIONS))
+        self.fc = nn.Sequential(nn.Dropout(0.4), nn.Linear(512, len(EMOTIONS)))
         self.mask1 = _Mask(64)
         self.mask2 = _Mask(128)
         self.mask3 = _Mask(256)

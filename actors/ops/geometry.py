@@ -1,8 +1,8 @@
-"""Rotations, head poses and their projections: every function works on a whole batch, on any device, in one go.
+"""Rotations, head poses and their projections; all functions are batched and run on any device.
 
 A pose is six numbers: a rotation vector (axis times angle, rad) about the x, y and z axis, and a translation. The
 camera looks along +z, x to the right, y down; its focal length is the sum of the picture's sides and its center
-(width // 2, height // 2), all in pixels. Formulas: pyfeat_detector.md section 2.2, after img2pose (Albiero et al.
+(width // 2, height // 2), all in pixels. Formulas: docs/reference/pyfeat.md section 2.2, after img2pose (Albiero et al.
 2021).
 
 Shapes: N poses, K points of the reference face.
@@ -18,7 +18,14 @@ _NEAR_HALF_TURN = math.pi - 0.05  # rad; above it the skew part is too small to 
 
 
 def rotation_matrix(rvec_N3: Tensor) -> Tensor:
-    """Rotation matrices (N, 3, 3) of rotation vectors, by Rodrigues' formula; the identity for a zero vector."""
+    """Rotation matrices of rotation vectors, by Rodrigues' formula.
+
+    Args:
+        rvec_N3: axis times angle, rad; float32 or float64.
+
+    Returns:
+        (N, 3, 3), same dtype; the identity for a zero vector.
+    """
     angle_N1 = rvec_N3.norm(dim=1, keepdim=True)
     x, y, z = (rvec_N3 / torch.where(angle_N1 > 0, angle_N1, 1)).unbind(1)
     zero = torch.zeros_like(x)
@@ -29,11 +36,17 @@ def rotation_matrix(rvec_N3: Tensor) -> Tensor:
 
 
 def rotation_vector(matrix_N33: Tensor) -> Tensor:
-    """Rotation vectors (N, 3) of rotation matrices, of angle 0 to pi: the inverse of `rotation_matrix`.
+    """Rotation vectors of rotation matrices: the inverse of `rotation_matrix`.
 
-    Matrices that are sheared, as `to_frame` makes them, are taken as they are: the angle from the trace, the axis
-    from the skew part. Near half a turn, where the skew part vanishes, the axis is the largest column of (R + 1) / 2;
+    Sheared matrices, as of `to_frame`, are treated like rotations: the angle from the trace, the axis from the skew
+    part. Near half a turn, where the skew part vanishes, the axis is the largest column of (R + 1) / 2;
     that is exact at half a turn only, and off by up to 5 degrees from 0.05 rad before it on, as in the reference.
+
+    Args:
+        matrix_N33: float32 or float64.
+
+    Returns:
+        (N, 3) axis times angle, rad, of angle 0 to pi; same dtype.
     """
     diagonal_N3 = matrix_N33.diagonal(dim1=1, dim2=2)
     angle_N1 = ((diagonal_N3.sum(1, keepdim=True) - 1) / 2).clamp(-1, 1).acos()
@@ -62,6 +75,9 @@ def rotation_vector(matrix_N33: Tensor) -> Tensor:
 def euler_angles(matrix_N33: Tensor) -> Tensor:
     """Angles about the fixed x, y and z axis, in this order (scipy's 'xyz'), of rotation matrices.
 
+    Args:
+        matrix_N33: float32 or float64.
+
     Returns:
         (N, 3) rad: x and z from -pi to pi, y from -pi/2 to pi/2. Where y is a quarter turn, x and z turn about the
         same axis, and only their sum or difference means something.
@@ -77,7 +93,7 @@ def to_frame(poses_N6: Tensor, boxes_N4: Tensor, height: int, width: int) -> Ten
 
     Moving the camera's center from the picture's to the box's is the shear K^-1 K_box, whose only entries off the
     identity are those below; the reference inverts two matrices per box for it. The shear also acts on the rotation,
-    which then is none; its rotation vector is what `rotation_vector` makes of it, as in the reference.
+    which then is not a rotation; its rotation vector is that of `rotation_vector`, as in the reference.
 
     Args:
         poses_N6: rotation vector and translation relative to the box, z in units of the box.
@@ -109,7 +125,7 @@ def to_frame(poses_N6: Tensor, boxes_N4: Tensor, height: int, width: int) -> Ten
 
 
 def project(points_K3: Tensor, poses_N6: Tensor, height: int, width: int) -> Tensor:
-    """Where the points of a face in some pose lie in a picture.
+    """The points of a face in some pose, projected into a picture.
 
     Args:
         points_K3: points of the reference face.
@@ -139,7 +155,7 @@ def boxes_around(
 
     Args:
         points_NK2: pixels of the picture.
-        about_z_N: third number of the rotation vector; says on which side of the box the forehead is.
+        about_z_N: third number of the rotation vector, rad; decides on which side of the box the forehead is.
         height: of the picture, pixels.
         width: of the picture, pixels.
         x_factor: how much the box is wider than the points.

@@ -11,9 +11,9 @@ from actors.ops import crops
 from actors.ops.hog import HogFeatures, hog_features
 from actors.runtime.frames import FrameBatch
 
-_SAME_FACE = 0.5  # overlap at which two boxes of one frame are one face
+_SAME_FACE_IOU = 0.5  # at which two boxes of one frame are one face
 
-#: kind of crop -> side in pixels, and how far it reaches beyond the box (pyfeat_detector.md section 3.1)
+#: kind of crop -> side in pixels, and growth of the box (docs/reference/pyfeat.md section 3.1)
 CROPS = {
     "crops112": (112, crops.EXPAND_112),
     "crops224": (224, crops.EXPAND_224),
@@ -51,11 +51,11 @@ class Faces:
 
 
 def match_poses(faces: Faces, found: Faces) -> Tensor:
-    """The poses of faces that were found once more: each takes that of the box that overlaps it most.
+    """Poses of stored faces that were detected once more: each takes that of the box that overlaps it most.
 
     Args:
         faces: stored faces of a batch of frames, N of them.
-        found: what the detector finds in the same frames, with poses.
+        found: detections in the same frames, with poses.
 
     Returns:
         (N, 6) float32; NaN for a face that no box overlaps by half (intersection over union).
@@ -65,15 +65,16 @@ def match_poses(faces: Faces, found: Faces) -> Tensor:
         return poses_N6
     from torchvision.ops import box_iou  # seconds to import, and of use to one model alone
 
-    overlap_NM = box_iou(faces.boxes_N4, found.boxes_N4) * (faces.row_N[:, None] == found.row_N)
-    best_N, place_N = overlap_NM.max(1)
-    return torch.where((best_N >= _SAME_FACE)[:, None], found.poses_N6[place_N], poses_N6)
+    iou_NM = box_iou(faces.boxes_N4, found.boxes_N4) * (faces.row_N[:, None] == found.row_N)
+    best_N, index_N = iou_NM.max(1)
+    return torch.where((best_N >= _SAME_FACE_IOU)[:, None], found.poses_N6[index_N], poses_N6)
 
 
 class FaceBatch:
     """Some faces of several batches of frames, and their crops; a crop is made when a model first asks for it."""
 
     def __init__(self, parts: Sequence[tuple[FrameBatch, Faces]]) -> None:
+        """Join the faces of batches of frames; at least one face."""
         self.parts = parts
         self.boxes_N4 = torch.cat([faces.boxes_N4 for _, faces in parts])
         stored = [faces.landmarks_NK2 for _, faces in parts if faces.landmarks_NK2 is not None]
@@ -129,7 +130,7 @@ class FaceBatch:
         return self.landmarks_NK2
 
     def _shown(self) -> Tensor:
-        """Faces whose landmarks can be judged, bool N; models get NaN for the others, and so give NaN."""
+        """Faces whose landmarks are meaningful, bool (N,); models get NaN for the others, and so return NaN."""
         if self._shown_N is None:
             sizes = [
                 torch.stack(

@@ -16,7 +16,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def choose_device(name: str) -> torch.device:
     """The device of that name; of `auto` CUDA if this process has one.
 
-    Ray is not asked: a cluster may give logical GPUs to a machine without any.
+    Not Ray's number of GPUs: a cluster may give logical GPUs to a machine without any.
     """
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
@@ -27,7 +27,7 @@ def choose_dtype(precision: Mapping[str, str], device: torch.device, name: str =
     Args:
         precision: of its card: kind of device -> name of a dtype; float32 where not named.
         device: the device it runs on.
-        name: float32, bfloat16 or float16, which goes before the card; `auto`: by the card.
+        name: float32, bfloat16 or float16, which override the card; `auto`: by the card.
     """
     return _DTYPES[precision.get(device.type, "float32") if name == "auto" else name]
 
@@ -35,13 +35,13 @@ def choose_dtype(precision: Mapping[str, str], device: torch.device, name: str =
 def place_network(net: Any, device: torch.device, dtype: torch.dtype, fold: bool, winograd: bool = False) -> Any:
     """Move a network to a device, in eval mode; convolutions ran 2 to 5 times faster channels last, on two CPU cores.
 
-    Where a float32 network comes to CUDA, TF32 is switched off for this process: cuDNN would otherwise round the inputs
-    of its convolutions to 10 bits of mantissa, though they are float32 by name, and parity (rtol 1e-3) ends there. Who
-    wants speed instead asks for bfloat16 or float16, whose deviations are measured (docs/parity_precision.md).
+    When a float32 network moves to CUDA, TF32 is switched off for this process: cuDNN would otherwise round the inputs
+    of its convolutions to 10 bits of mantissa, though they are float32 by name, and parity (rtol 1e-3) ends there. For
+    speed choose bfloat16 or float16, whose deviations are measured (docs/parity_precision.md).
 
     Args:
-        net: a network; whatever else a factory gave is returned as it is.
-        device: where to.
+        net: a network; anything else that a factory made is returned unchanged.
+        device: its device.
         dtype: of its weights.
         fold: fold batch norms into the convolutions before them.
         winograd: on the CPU, of a large float32 network, compute 3x3 convolutions by actors/runtime/winograd.py.

@@ -35,7 +35,7 @@ class AnnotatorSettings:
     Attributes:
         device: `cpu`, `cuda`, or `auto`: CUDA if the process has one.
         threads: CPU threads; None leaves torch's number, which under Ray is 1. On a CPU each works on frames of its
-            own, unless a user's model does not say that several may call it at once.
+            own, unless the bundle has a user's model that is not declared `thread_safe`.
         batch_frames: frames of one size that go through the detector at once; this and the next two on a CPU in each
             thread.
         batch_pixels: pixels that go through the detector at once, which bounds its memory; None: BATCH_PIXELS.

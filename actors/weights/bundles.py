@@ -70,7 +70,7 @@ class Entry(BaseModel):
         if self.factory is not None and ":" not in self.factory:
             raise ValueError(f"factory {self.factory!r}: write it as package.module:function")
         if self.factory is not None and self.input is None:
-            raise ValueError(f"a factory must say its 'input': one of {', '.join(INPUTS[:-1])}")
+            raise ValueError(f"a factory must state its 'input': one of {', '.join(INPUTS[:-1])}")
         if self.thread_safe and self.factory is None:
             raise ValueError("'thread_safe' is for models of a factory; those that Faceatlas knows all are")
         return self
@@ -144,12 +144,15 @@ class Bundle:
         return tuple(slot for slot in SLOTS if slot not in self.versions)
 
     def slot(self, name: str) -> Model | None:
-        """The model of a slot, if any."""
+        """The model of a slot; None if the bundle leaves it empty."""
         return next((model for model in self.models if model.slot == name), None)
 
 
 def read_bundle(bundle: str) -> tuple[str, dict[str, Entry], Path | None]:
-    """Name, entries by slot, and folder of a bundle given by name or by YAML file.
+    """Name, entries by slot, and folder of a bundle.
+
+    Args:
+        bundle: a name or a YAML file; the folder of a named bundle is None.
 
     Raises:
         BundleError: no such bundle, or the file is wrong; the message names the slot and the setting.
@@ -158,7 +161,7 @@ def read_bundle(bundle: str) -> tuple[str, dict[str, Entry], Path | None]:
         return bundle, {slot: Entry(model=model) for slot, model in BUNDLES[bundle].items()}, None
     path = Path(bundle)
     if path.suffix not in (".yaml", ".yml"):
-        raise BundleError(f"no bundle {bundle!r}; there are {', '.join(BUNDLES)}, or give a .yaml file")
+        raise BundleError(f"no bundle {bundle!r}; known are {', '.join(BUNDLES)}; or give a .yaml file")
     try:
         tree = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
@@ -343,6 +346,11 @@ def _card(where: str, slot: str, entry: Entry) -> ModelCard:
 
 def build_model(model: Model, cache: str | None = None, storage_options: Mapping[str, Any] | None = None) -> Any:
     """Load a resolved model on this machine, on the CPU; for its calling convention see actors/models.
+
+    Args:
+        model: of a bundle.
+        cache: folder for weight files fetched from URIs; None: the user's.
+        storage_options: for fsspec.
 
     Raises:
         MissingWeightsError: a file is gone, or its checksum differs from that of the planned run.

@@ -128,7 +128,7 @@ def _is_busy(status: int) -> bool:
 
 
 def open_storage(uri: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
-    """The fsspec file system of a path or URI, and the path in it; options are for remote storage only."""
+    """The fsspec file system of a path or URI, and the path in it; `options` are for remote storage only."""
     import fsspec
 
     if is_local(uri):
@@ -318,7 +318,7 @@ def noted_digest(path: Path, cache: str | None = None) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """An object of a JSON file; None if there is none that can be read."""
+    """The object in a JSON file; None if it is missing, damaged or not an object."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):

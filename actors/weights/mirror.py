@@ -54,7 +54,7 @@ class Mirror:
     records: Mapping[str, Record]
 
     def file(self, path: str) -> str:
-        """URI of a file of the mirror."""
+        """URI of a file of the mirror; `path` is relative to its top."""
         return f"{self.uri.rstrip('/')}/{path}"
 
 

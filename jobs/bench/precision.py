@@ -28,7 +28,7 @@ from torchvision.ops import box_iou
 from actors.models import Detections
 from actors.models.img2pose import Img2Pose, normalize, place_regions, read_config, resized_size
 from actors.models.region_proposals import pool_regions
-from actors.models.retinaface import anchors, decode_boxes, decode_points
+from actors.models.retinaface import decode_boxes, decode_points, frame_anchors
 from actors.ops.crops import EXPAND_112, EXPAND_224, crop_boxes, crop_faces, landmarks_to_frame
 from actors.ops.geometry import euler_angles, rotation_matrix
 from actors.runtime.bn_folding import fold_batch_norms
@@ -177,7 +177,7 @@ def _at_faces(frames: list[Tensor], expected: list[Detections]) -> Callable[[nn.
         for frame, faces in zip(frames, expected, strict=True):
             height, width = frame.shape[-2:]
             size_4 = torch.tensor([width, height]).repeat(2)
-            anchors_A4 = anchors(height, width, frame.device)
+            anchors_A4 = frame_anchors(height, width, frame.device)
             corners_A4 = decode_boxes(torch.zeros_like(anchors_A4), anchors_A4)
             nearest_N = box_iou(faces.boxes_N4, corners_A4 * size_4).argmax(1)
             deltas, probabilities, points = (output[0, nearest_N].float() for output in net(net.normalize(frame)))

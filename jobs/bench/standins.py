@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from actors.models import Detections
-from actors.models.action_units import AUS, REGIONS
+from actors.models.action_units import REGIONS
 from actors.models.arcface import IResNet50
 from actors.models.facenet import InceptionResnetV1
 from actors.models.l2cs import L2CS
@@ -28,6 +28,7 @@ from actors.models.pose_mlp import PoseMLP
 from actors.models.resmasknet import ResMaskNet
 from actors.models.retinaface import build_retinaface_r34, new_retinaface_r34
 from actors.weights.catalog import BUNDLES, MODELS, HubFile
+from pipeline.schema import AU_NUMBERS
 
 _POSE = {"hidden": [512, 256, 128], "dropout": 0.0, "output_normalization": {"mean": [0.0] * 6, "std": [0.5] * 6}}
 
@@ -110,7 +111,7 @@ def write_boosters(path: Path, components: int = 1000, trees: int = 120) -> None
     # wrong numbers (measured on 8 faces, one thread against two); small steps make the jumps small.
     kind = {"n_estimators": trees, "max_depth": 6, "colsample_bytree": 0.05, "learning_rate": 0.01, "n_jobs": 2}
     wrapper.classifiers = {
-        f"AU{au}": xgboost.XGBClassifier(**kind).fit(features, rng.integers(0, 2, rows)) for au in AUS
+        f"AU{au}": xgboost.XGBClassifier(**kind).fit(features, rng.integers(0, 2, rows)) for au in AU_NUMBERS
     }
     skops.io.dump(wrapper, path)
 

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 
 @pytest.fixture(scope="session")
@@ -19,10 +21,9 @@ def detector(weights: Path):
 @pytest.fixture(scope="session")
 def read_image() -> Callable[[Path], torch.Tensor]:
     """path -> uint8 RGB (1, 3, H, W)."""
-    image = pytest.importorskip("PIL.Image")
 
     def read(path: Path) -> torch.Tensor:
-        return torch.from_numpy(np.array(image.open(path).convert("RGB"))).permute(2, 0, 1)[None]
+        return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None]
 
     return read
 
@@ -47,8 +48,7 @@ def dlib_faces(data: Path) -> list[tuple[Path, torch.Tensor, torch.Tensor]]:
 
 @pytest.fixture
 def memory():
-    """fsspec's storage in memory, emptied afterward: remote as far as we are concerned."""
-    fsspec = pytest.importorskip("fsspec")
+    """fsspec's storage in memory, emptied afterward: to our code it is remote storage."""
     fs = fsspec.filesystem("memory")
     yield fs
     fs.store.clear()

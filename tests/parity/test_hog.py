@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.ops.hog import face_mask, hog, hog_features
+from actors.ops.hog import face_mask, hog_blocks, hog_features
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,14 @@ def dlib_landmarks(data):
     """Aligned landmarks of 43 annotated faces."""
     from xml.etree import ElementTree
 
-    from actors.ops.hog import align
+    from actors.ops.hog import align_landmarks
 
     folder = data / "images" / "dlib_faces_68gt"
     trees = [ElementTree.parse(folder / f"{part}_with_face_landmarks.xml") for part in ("testing", "training")]
     faces = [
         [[float(p.get("x")), float(p.get("y"))] for p in box.iter("part")] for tree in trees for box in tree.iter("box")
     ]
-    return align(torch.tensor(faces, dtype=torch.float64), 112)[1].long().numpy()
+    return align_landmarks(torch.tensor(faces, dtype=torch.float64), 112)[1].long().numpy()
 
 
 @torch.inference_mode()
@@ -61,7 +61,7 @@ def test_hog_is_that_of_skimage(device):
     describe = pytest.importorskip("skimage.feature").hog
     pictures = torch.rand(3, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     pictures[1, :, 30:60, 20:90] = 0.5  # flat, with corners
-    for picture, ours in zip(pictures, hog(pictures.to(device)).cpu(), strict=True):
+    for picture, ours in zip(pictures, hog_blocks(pictures.to(device)).cpu(), strict=True):
         theirs = describe(
             picture.permute(1, 2, 0).double().numpy(), 8, (8, 8), (2, 2), block_norm="L2-Hys", channel_axis=-1
         )

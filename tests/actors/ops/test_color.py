@@ -1,3 +1,4 @@
+import av
 import numpy as np
 import pytest
 import torch
@@ -77,7 +78,6 @@ def test_colors_are_those_of_the_standard(matrix):
 
 @pytest.mark.parametrize("name", ["single_face.mp4", "lp_driving_d11.mp4", "grid_bbaf2n.mpg"])
 def test_frames_are_those_that_swscale_gives(data, name):
-    av = pytest.importorskip("av")
     with av.open(str(data / "videos" / name)) as container:
         frame = next(container.decode(video=0))
         planes = frame.to_ndarray(format="yuv420p").reshape(-1)

@@ -7,12 +7,12 @@ import torch
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from actors.models.action_units import AUS
 from actors.models.trees import read_trees
 from actors.weights.catalog import BUNDLES
 from actors.weights.skops_files import read_classifiers
 from jobs.bench import standins
 from jobs.bench.__main__ import app
+from pipeline.schema import AU_NUMBERS
 
 MODELS = """
 import torch
@@ -137,7 +137,7 @@ def test_standin_weights_have_the_published_layout(tmp_path):
 
     standins.write_boosters(tmp_path / "xgb.skops", components=16, trees=2)
     read = read_classifiers(tmp_path / "xgb.skops")
-    assert set(read.classifiers) == {f"AU{au}" for au in AUS}
+    assert set(read.classifiers) == {f"AU{au}" for au in AU_NUMBERS}
     assert read.region("upper")[1].components_.shape == (16, 5408)
     assert len(read_trees(read.classifiers["AU1"].handle)) == 2
 
