@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from actors.weights.catalog import BUNDLES, MODELS, SLOTS, HubFile, ModelCard
+from actors.weights.catalog import BUNDLES, MODELS, HubFile, ModelCard
 from pipeline import schema
 from pipeline.config.render import to_markdown
 
@@ -68,7 +68,7 @@ def models() -> str:
         "| slot | model | default of | reads | files | license |",
         "|---|---|---|---|---|---|",
     ]
-    for slot in SLOTS:
+    for slot in schema.SLOTS:
         for name, card in MODELS.get(slot, {}).items():
             bundles = ", ".join(bundle for bundle, slots in BUNDLES.items() if slots.get(slot) == name)
             lines.append(f"| {slot} | `{name}` | {bundles or '-'} | {card.input} | {_files(card)} | {_license(card)} |")
@@ -84,7 +84,7 @@ def _files(card: ModelCard) -> str:
 
 
 def _license(card: ModelCard) -> str:
-    return f"**research only**: {card.licence}" if card.research_only else card.licence
+    return f"**research only**: {card.license}" if card.research_only else card.license
 
 
 PAGES: dict[str, Callable[[], str]] = {"configuration.md": to_markdown, "tables.md": tables, "models.md": models}

@@ -13,7 +13,7 @@ import torch
 
 from actors.annotator import Annotator
 from actors.weights.bundles import Bundle
-from jobs.ray_cluster import cpus_of_own
+from jobs.ray_cluster import annotator_settings, cpus_of_own
 from jobs.trial import try_flow
 from pipeline import schema
 from pipeline.config.models import Config
@@ -125,21 +125,10 @@ def _stored_bytes(table: pa.Table) -> int:
     )
 
 
-def make_actor(bundle: Bundle, config: Config, **plain: Any) -> Annotator:
-    """The actor as the pipeline would make it, alone on this machine."""
-    actors = config.actors
-    pool = actors.resolved_pools()[0]
-    options: dict[str, Any] = {
-        "device": actors.device,
-        "threads": pool.threads or os.cpu_count(),
-        "batch_frames": actors.batch_frames,
-        "batch_pixels": actors.batch_pixels,
-        "batch_faces": actors.batch_faces,
-        "cache": config.models.cache,
-        "precision": actors.precision,
-        "winograd": actors.winograd,
-    }
-    return Annotator(bundle.models, **{**options, **plain})
+def make_actor(bundle: Bundle, config: Config, **others: Any) -> Annotator:
+    """The actor as the pipeline would make it, alone on this machine; `others` replace single settings."""
+    threads = config.actors.resolved_pools()[0].threads or os.cpu_count()
+    return Annotator(bundle.models, annotator_settings(config, **{"threads": threads, **others}))
 
 
 def count_faces(tables: Sequence[pa.Table]) -> int:

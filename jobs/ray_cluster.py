@@ -9,7 +9,10 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
+from actors.runtime.settings import AnnotatorSettings
 from actors.weights.bundles import Bundle
 from pipeline.config.models import Config
 from pipeline.errors import ConfigError
@@ -106,21 +109,26 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
     assigned = assign_slots([pool.slots for pool in pools], bundle)
     stages = []
     for i, (pool, slots) in enumerate(zip(pools, assigned, strict=True)):
-        arguments = {
-            "models": [model for model in bundle.models if model.slot in slots],
-            "device": config.actors.device,
-            "threads": pool.threads,
-            "batch_frames": config.actors.batch_frames,
-            "batch_pixels": config.actors.batch_pixels,
-            "batch_faces": config.actors.batch_faces,
-            "keep_frames": i + 1 < len(pools),
-            "cache": config.models.cache,
-            "precision": config.actors.precision,
-            "winograd": config.actors.winograd,
-            "storage_options": config.storage.options,
-        }
+        settings = annotator_settings(config, threads=pool.threads, keep_frames=i + 1 < len(pools))
+        models = [model for model in bundle.models if model.slot in slots]
+        arguments = {"models": models, "settings": settings}
         stages.append(Stage("actors.annotator:Annotator", arguments, pool, slots))
     return stages
+
+
+def annotator_settings(config: Config, **others: Any) -> AnnotatorSettings:
+    """Settings of an actor by the configuration of a run; `others` are those that it does not hold, or replace it."""
+    settings = AnnotatorSettings(
+        device=config.actors.device,
+        batch_frames=config.actors.batch_frames,
+        batch_pixels=config.actors.batch_pixels,
+        batch_faces=config.actors.batch_faces,
+        cache=config.models.cache,
+        precision=config.actors.precision,
+        winograd=config.actors.winograd,
+        storage_options=config.storage.options,
+    )
+    return replace(settings, **others)
 
 
 def assign_slots(wanted: Sequence[Sequence[str] | None], bundle: Bundle) -> list[tuple[str, ...]]:

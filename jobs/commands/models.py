@@ -9,13 +9,14 @@ from rich.console import Console
 from actors.errors import BundleError
 from actors.weights.bundles import read_bundle
 from actors.weights.cache import noted_digest
-from actors.weights.catalog import BUNDLES, MODELS, SLOTS
+from actors.weights.catalog import BUNDLES, MODELS
 from actors.weights.mirror import Mirror, open_mirror
-from actors.weights.published import Outcome, Published, local_copy, published, pull
+from actors.weights.registry import Outcome, RegistryEntry, local_copy, pull, registry_entries
 from actors.weights.verify import verify_cache, verify_mirror
 from jobs.options import ConfigOption, SetOption, exit_on_error
 from pipeline.config.models import Config, load_config
 from pipeline.errors import ConfigError
+from pipeline.schema import SLOTS
 
 app = typer.Typer(help="Model weights: licenses, mirrors, checksums.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True, markup=False)
@@ -54,8 +55,8 @@ def table_of_models(bundle: str | None, mirror: Mirror | None, config: Config) -
         BundleError: no such bundle.
     """
     entries = read_bundle(bundle)[1] if bundle is not None else None
-    of_model: dict[tuple[str, str], list[Published]] = {}
-    for item in published(bundle):
+    of_model: dict[tuple[str, str], list[RegistryEntry]] = {}
+    for item in registry_entries(bundle):
         of_model.setdefault((item.slot, item.model), []).append(item)
     rows: list[dict[str, Any]] = []
     for slot in SLOTS:
@@ -65,7 +66,7 @@ def table_of_models(bundle: str | None, mirror: Mirror | None, config: Config) -
             row = {
                 "slot": slot,
                 "model": name,
-                "licence": card.licence,
+                "licence": card.license,
                 "research_only": card.research_only,
                 "default_of": list(_default_of(slot, name)),
             }
@@ -80,7 +81,7 @@ def _default_of(slot: str, model: str) -> tuple[str, ...]:
     return tuple(name for name, slots in BUNDLES.items() if slots.get(slot) == model)
 
 
-def _file_facts(item: Published, mirror: Mirror | None, config: Config) -> dict[str, Any]:
+def _file_facts(item: RegistryEntry, mirror: Mirror | None, config: Config) -> dict[str, Any]:
     facts: dict[str, Any] = {"role": item.role, "file": item.paths[0], "revision": item.file.revision}
     for path in item.paths if mirror is not None else ():
         record = mirror.records.get(path) if mirror is not None else None
@@ -138,13 +139,13 @@ def pull_models(
         chosen = load_config(config, assignments or [])
         if everything == (bundle is not None):
             raise ConfigError("models pull: say which models, either --bundle NAME or --all")
-        items = published(bundle)
+        items = registry_entries(bundle)
         outcomes = []
         for outcome in pull(items, to, chosen.storage.options, chosen.models.cache):
             say_outcome(outcome)
             outcomes.append(outcome)
     say_licences(items)
-    failed = [outcome for outcome in outcomes if not outcome.complete]
+    failed = [outcome for outcome in outcomes if not outcome.ok]
     console.print(f"{len(outcomes) - len(failed)} of {len(outcomes)} files are in {to}")
     raise typer.Exit(1 if failed else 0)
 
@@ -165,7 +166,7 @@ def verify_models(
     """
     with exit_on_error():
         chosen = load_config(config, assignments or [])
-        items = published(bundle) if bundle is not None else None
+        items = registry_entries(bundle) if bundle is not None else None
         if items is not None and not items:
             raise BundleError(f"bundle {bundle} has no files on the hub, so there is nothing to verify")
         opened = _mirror(mirror, chosen)
@@ -174,7 +175,7 @@ def verify_models(
             say_outcome(outcome)
             outcomes.append(outcome)
     where = opened.uri if opened is not None else "the cache of this machine"
-    wrong = [outcome for outcome in outcomes if not outcome.complete]
+    wrong = [outcome for outcome in outcomes if not outcome.ok]
     if not outcomes:
         console.print(f"nothing to verify: {where} holds no weight file")
     else:
@@ -193,9 +194,9 @@ def say_outcome(outcome: Outcome) -> None:
     console.print(f"{outcome.state:<10} {outcome.path}{size}" + (f": {outcome.message}" if outcome.message else ""))
 
 
-def say_licences(items: list[Published]) -> None:
+def say_licences(items: list[RegistryEntry]) -> None:
     """Print which models may be used for research only."""
     for slot, model, licence in dict.fromkeys(
-        (item.slot, item.model, item.card.licence) for item in items if item.card.research_only
+        (item.slot, item.model, item.card.license) for item in items if item.card.research_only
     ):
         console.print(f"research only: the weights of {slot} {model} ({licence})")

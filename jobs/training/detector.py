@@ -147,7 +147,7 @@ def output_loss(student: RetinaFace, teacher: RetinaFace, frames_BCHW: Tensor) -
 
 
 def _raw(net: RetinaFace, frames_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    levels = net.fpn(*net.body(net.normalise(frames_BCHW)))
+    levels = net.fpn(*net.body(net.normalize(frames_BCHW)))
     features = [ssh(level) for ssh, level in zip((net.ssh1, net.ssh2, net.ssh3), levels, strict=True)]
     return net.BboxHead(features), net.ClassHead(features), net.LandmarkHead(features)
 
