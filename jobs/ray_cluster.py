@@ -69,7 +69,7 @@ def start_ray(config: Config) -> None:
 
 
 def _close_to_strangers() -> None:
-    """Ask for a token of a cluster that is started here: Ray's servers listen on all interfaces, and whoever reaches
+    """Set a token for a cluster started here: Ray's servers listen on all interfaces, and anyone who reaches
     them without one could run code on this machine.
 
     Given by the environment, the token leaves no file in the user's home and ends with this process. Ray reads the

@@ -17,7 +17,7 @@ SLOTS = ("face", "landmarks", "pose", "action_units", "emotions", "embeddings", 
 
 
 def field(name: str, kind: pa.DataType, about: str, unit: str = "", nullable: bool = True) -> pa.Field:
-    """An Arrow field whose metadata says what it is and in which unit."""
+    """An Arrow field whose metadata holds its meaning and its unit."""
     metadata = {"about": about, "unit": unit} if unit else {"about": about}
     return pa.field(name, kind, nullable=nullable, metadata=metadata)
 
@@ -27,21 +27,23 @@ def field(name: str, kind: pa.DataType, about: str, unit: str = "", nullable: bo
 CLIP = pa.schema(
     [
         field("clip_id", pa.string(), "16 hex digits of BLAKE2b over (uri, member, start_s, end_s)", nullable=False),
-        field("uri", pa.string(), "the video file, or the tar shard it lies in; always a full URI", nullable=False),
+        field(
+            "uri", pa.string(), "the video file, or the tar shard that contains it; always a full URI", nullable=False
+        ),
         field("member", pa.string(), "name inside the tar shard; null for a plain file"),
-        field("offset", pa.int64(), "where the member's bytes begin in the tar", "bytes"),
+        field("offset", pa.int64(), "offset of the member's bytes in the tar", "bytes"),
         field("size", pa.int64(), "length of the video file", "bytes"),
         field(
-            "start_s", pa.float64(), "begin of the clip on the clock of `time`, inclusive; null: the video's begin", "s"
+            "start_s", pa.float64(), "start of the clip on the clock of `time`, inclusive; null: the video's start", "s"
         ),
         field("end_s", pa.float64(), "end of the clip on the clock of `time`, exclusive; null: the video's end", "s"),
         field("shard", pa.string(), "partition of the corpus, safe as a folder name", nullable=False),
-        field("key", pa.string(), "the user's name of the clip: manifest key, CelebV id, or path without suffix"),
+        field("key", pa.string(), "name of the clip: manifest key, CelebV id, or path without suffix"),
         field("fingerprint", pa.string(), "size and ETag or mtime of the input; changed bytes make the clip stale"),
         field(
             "bbox",
             pa.list_(pa.float32(), 4),
-            "left, top, right, bottom that the corpus gives for the person",
+            "left, top, right, bottom of the person, as given by the corpus",
             "fraction",
         ),
     ]
@@ -52,7 +54,7 @@ ERROR = pa.struct(
         ("stage", pa.string()),
         ("error_class", pa.string()),
         ("message", pa.string()),
-        ("attempts", pa.int32()),  # null: it was tried once
+        ("attempts", pa.int32()),  # null: one attempt
     ]
 )
 
@@ -79,7 +81,7 @@ CHUNK = pa.schema(
             "first", pa.int64(), "ordinal of the first sampled frame within the clip's sampled frames", nullable=False
         ),
         field("count", pa.int64(), "sampled frames that the chunk spans", nullable=False),
-        field("frames", pa.list_(pa.int64()), "index in the video of each of them that is looked at", nullable=False),
+        field("frames", pa.list_(pa.int64()), "index in the video of each frame to annotate", nullable=False),
         field("times", pa.list_(pa.float64()), "presentation time of each; null where the stream gives none", "s"),
         field("width", pa.int32(), "displayed width of every frame of the chunk", "px"),
         field("height", pa.int32(), "displayed height of every frame of the chunk", "px"),
@@ -90,7 +92,7 @@ CHUNK = pa.schema(
         ),
         field("last", pa.bool_(), "the clip ends with this row", nullable=False),
         field("video", VIDEO, "on the last row only"),
-        field("error", ERROR, "why the clip ends here; such a row is the clip's last and may hold no frames"),
+        field("error", ERROR, "error that ends the clip here; such a row is the clip's last and may hold no frames"),
     ]
 )
 
@@ -99,10 +101,12 @@ FLOW = pa.schema(
     [
         *CHUNK,
         field("fingerprint", pa.string(), "of the clip's bytes"),
-        field("slots", pa.list_(pa.string()), "slots whose results this chunk still misses"),
-        field("ready", pa.float64(), "when it left the stage before, on that machine's clock; for metrics", "s"),
+        field("slots", pa.list_(pa.string()), "slots to compute for this chunk"),
+        field(
+            "ready", pa.float64(), "time at which it left the previous stage, on that machine's clock; for metrics", "s"
+        ),
         field("face_index", pa.large_list(pa.int32()), "frame of each face, as position within the chunk"),
-        field("face_number", pa.large_list(pa.int32()), "`face` of each face that is stored; null: found in this run"),
+        field("face_number", pa.large_list(pa.int32()), "`face` of each stored face; null: detected in this run"),
         field("face", pa.large_list(pa.float32()), "per face x1 y1 x2 y2, score, five points, sharpness: 16 numbers"),
         *(field(slot, pa.large_list(pa.float32()), "per face, the slot's numbers") for slot in SLOTS[1:]),
     ]
@@ -113,7 +117,7 @@ FLOW = pa.schema(
 _KEY = [
     field("clip_id", pa.string(), "the clip", nullable=False),
     field("frame", pa.int64(), "index of the frame in the video, from 0", nullable=False),
-    field("face", pa.int32(), "face within the frame, from 0 in falling score", nullable=False),
+    field("face", pa.int32(), "face within the frame, from 0 by descending score", nullable=False),
 ]
 
 _ANGLE = "rad"
@@ -135,7 +139,7 @@ SLOT_COLUMNS: dict[str, list[pa.Field]] = {
         field(
             "sharpness",
             pa.float32(),
-            "variance of the Laplacian of the face's 112-pixel crop, grey levels 0-255; low is blurred",
+            "variance of the Laplacian of the face's 112-pixel crop, gray levels 0-255; low values are blurred",
         ),
     ],
     "landmarks": [field("landmarks", pa.list_(pa.float32(), 136), "68 points in dlib order, x0 y0 x1 y1 ...", "px")],
@@ -153,7 +157,7 @@ SLOT_COLUMNS: dict[str, list[pa.Field]] = {
     ],
     "emotions": [field(name, pa.float32(), f"probability of {name} (svm: its 0/1 label)") for name in EMOTIONS],
     "embeddings": [
-        field("embedding", pa.list_(pa.float32(), 512), "identity vector as the model gives it, not normalised")
+        field("embedding", pa.list_(pa.float32(), 512), "identity vector as output by the model, not normalized")
     ],
     "gaze": [
         field("gaze_pitch", pa.float32(), "+ up", _ANGLE),
@@ -178,11 +182,15 @@ CLIPS = pa.schema(
     [
         *CLIP,
         field("status", pa.string(), "done, empty (no frame in the wanted range) or quarantined", nullable=False),
-        field("reason", pa.string(), "why a clip is quarantined or empty, in words; null when done"),
-        field("error_class", pa.string(), "stable word for why it is quarantined; `unexpected` ones are tried again"),
+        field("reason", pa.string(), "message for a quarantined or empty clip; null when done"),
+        field(
+            "error_class",
+            pa.string(),
+            "class of the error, a stable word; null unless quarantined; `unexpected` is retried",
+        ),
         field("frames", pa.int64(), "decoded frames inside the clip's time range"),
         field("sampled", pa.int64(), "annotated frames"),
-        field("faces", pa.int64(), "faces found in them"),
+        field("faces", pa.int64(), "faces in the annotated frames"),
         field("fps", pa.float64(), "average frame rate that the container states", "1/s"),
         field("width", pa.int32(), "as displayed", "px"),
         field("height", pa.int32(), "as displayed", "px"),
@@ -197,14 +205,14 @@ CLIPS = pa.schema(
 QUARANTINE = pa.schema(
     [
         field("clip_id", pa.string(), "the clip", nullable=False),
-        field("uri", pa.string(), "where it lies"),
+        field("uri", pa.string(), "the video file or tar shard"),
         field("member", pa.string(), "name inside the tar shard"),
         field("shard", pa.string(), "the clip's shard", nullable=False),
-        field("fingerprint", pa.string(), "the bytes that failed; other bytes are tried again"),
+        field("fingerprint", pa.string(), "fingerprint of the bytes that failed; changed bytes are retried"),
         field("stage", pa.string(), "open, decode, annotate or plan"),
-        field("error_class", pa.string(), "stable word for grouping"),
-        field("message", pa.string(), "what was wrong, for people"),
-        field("attempts", pa.int32(), "how often it was tried"),
+        field("error_class", pa.string(), "class of the error, a stable word"),
+        field("message", pa.string(), "error message"),
+        field("attempts", pa.int32(), "number of attempts"),
     ]
 )
 
@@ -227,25 +235,29 @@ TRACKS = pa.schema(
         ),
         field("frames", pa.list_(pa.int64()), "frame of each face"),
         field("members", pa.list_(pa.int32()), "`face` of each face, parallel to frames"),
-        field("representative_frame", pa.int64(), "frame of the face that shows the track best"),
+        field("representative_frame", pa.int64(), "frame of the best face of the track"),
         field("representative_face", pa.int32(), "its `face` number"),
     ]
 )
 
 IDENTITIES = pa.schema(
     [
-        field("identity_id", pa.string(), "16 hex digits; from the member that founded it", nullable=False),
+        field("identity_id", pa.string(), "16 hex digits, from the member that seeded it", nullable=False),
         field("tracks", pa.int64(), "member tracks", nullable=False),
-        field("clips", pa.int64(), "clips they lie in", nullable=False),
+        field("clips", pa.int64(), "clips with member tracks", nullable=False),
         field("faces", pa.int64(), "faces of all member tracks", nullable=False),
-        field("cohesion", pa.float32(), "mean cosine of member tracks to the identity's centre; 1 for a single track"),
-        field("next_identity_id", pa.string(), "the closest other identity among the candidates; null: there is none"),
-        field("next_cosine", pa.float32(), "cosine of its centre to this one's; null: there is none"),
-        field("margin", pa.float32(), "cohesion less next_cosine: small or negative means doubtful; null: no next one"),
-        field("name", pa.string(), "given by `faceatlas identities name`; null: none"),
-        field("embedding", pa.list_(pa.float32(), 512), "centre: weighted mean of the tracks' embeddings, unit length"),
+        field("cohesion", pa.float32(), "mean cosine of member tracks to the identity's center; 1 for a single track"),
+        field("next_identity_id", pa.string(), "the closest other identity among the candidates; null: none"),
+        field("next_cosine", pa.float32(), "cosine of its center to this one's; null: none"),
+        field(
+            "margin",
+            pa.float32(),
+            "cohesion minus next_cosine: small or negative means uncertain; null: no other identity",
+        ),
+        field("name", pa.string(), "name set by `faceatlas identities name`; null: none"),
+        field("embedding", pa.list_(pa.float32(), 512), "center: weighted mean of the tracks' embeddings, unit length"),
         field("members", pa.list_(pa.string()), "track ids"),
-        field("representative_clip_id", pa.string(), "clip of the face that shows the person best"),
+        field("representative_clip_id", pa.string(), "clip of the best face of the person"),
         field("representative_frame", pa.int64(), "its frame"),
         field("representative_face", pa.int32(), "its `face` number"),
     ]
@@ -260,9 +272,11 @@ AMBIGUOUS_PAIRS = pa.schema(
         field("identity_a", pa.string(), "the smaller id of the two", nullable=False),
         field("identity_b", pa.string(), "the other", nullable=False),
         field("score", pa.float32(), "size-adjusted mean cosine, as the linkage sees it", nullable=False),
-        field("threshold", pa.float32(), "score from which the two would be one", nullable=False),
-        field("seen_together", pa.int64(), "pairs of their tracks that are in the picture at once", nullable=False),
-        field("reason", pa.string(), "close: just below the threshold; blocked: above, yet kept apart", nullable=False),
+        field("threshold", pa.float32(), "score at which the two would merge", nullable=False),
+        field("seen_together", pa.int64(), "pairs of their tracks that co-occur in a frame", nullable=False),
+        field(
+            "reason", pa.string(), "close: just below the threshold; blocked: above it, but kept apart", nullable=False
+        ),
         field("tracks_a", pa.int64(), "tracks of the first", nullable=False),
         field("tracks_b", pa.int64(), "tracks of the second", nullable=False),
     ]
@@ -270,11 +284,11 @@ AMBIGUOUS_PAIRS = pa.schema(
 
 LINEAGE = pa.schema(
     [
-        field("snapshot", pa.string(), "version of the tracks and identities that brought it", nullable=False),
+        field("snapshot", pa.string(), "version of tracks and identities with this change", nullable=False),
         field("event", pa.string(), "merge, split or retire", nullable=False),
-        field("from_id", pa.string(), "identity of the snapshot before", nullable=False),
-        field("to_id", pa.string(), "identity that took its tracks; null: retired, its tracks are in none"),
-        field("tracks", pa.int64(), "tracks that went this way", nullable=False),
+        field("from_id", pa.string(), "identity of the previous snapshot", nullable=False),
+        field("to_id", pa.string(), "identity that took over its tracks; null: retired, no identity has them"),
+        field("tracks", pa.int64(), "tracks that moved", nullable=False),
         field("cause", pa.string(), "clustering, decision or model", nullable=False),
     ]
 )
