@@ -69,7 +69,7 @@ def settle_conflicts(
         cluster_N: int64 (N,), named by one of its rows; -1 for none.
         grid_ND: vectors on the grid.
         weight_N: int64 (N,).
-        constraints: whose cannot-links are settled.
+        constraints: whose cannot-links are resolved.
 
     Returns:
         int64 (N,): clusters; those of rows that left are named by their row plus N.

@@ -13,7 +13,7 @@ their mean cosine, in which good looks count more, less what it may be by chance
   with many tracks each reach the threshold, but not this. It never asks for more than two single tracks need,
   `threshold + small_cluster_margin`;
 - while the cannot-links between A and B exceed a share of the smaller side; those that end up inside a cluster are
-  settled afterwards (pipeline/identity/cluster.py).
+  resolved afterwards (pipeline/identity/cluster.py).
 
 Vectors lie on the grid of pipeline/identity/knn.py and weights are whole numbers, so sums are exact, whatever the order
 of the merges, and so are products while n_A n_B is below 2^23. Ties go to the smaller rows: equal input gives equal
