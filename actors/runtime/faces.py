@@ -29,7 +29,7 @@ class Faces:
         row_N: int64, index into the batch's frames.
         boxes_N4: float32 px of the frame: left, top, right, bottom.
         scores_N: float32, NaN where the model has none.
-        points_N52: float32 px of the frame, five points as crops.ARCFACE_POINTS; None from a model without.
+        points_N52: float32 px of the frame, five points as pipeline.geometry.ARCFACE_POINTS; None from a model without.
         landmarks_NK2: float32 px of the frame, 68 points that an earlier pool or run found, or None.
         poses_N6: float32 head poses that the face model gave (pitch, roll, yaw in rad, x, y, z), or None.
     """
