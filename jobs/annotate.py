@@ -19,11 +19,11 @@ from jobs.options import (
 )
 from jobs.progress import RunProgress
 from jobs.signals import EXIT_STOPPED, on_sigterm
-from pipeline import flow
 from pipeline.config.models import Config, load_config
+from pipeline.converge import Controls, Engine, converge
 from pipeline.corpus.discover import Corpus, read_corpus
 from pipeline.errors import UNEXPECTED
-from pipeline.planning.versions import clips_version
+from pipeline.planning.versions import SlotVersions, clips_version
 from pipeline.runs.history import recorded_revisions
 from pipeline.runs.model import Annotation, Report
 from pipeline.storage.output import open_output
@@ -42,7 +42,7 @@ def wanted_of(bundle: Bundle) -> Annotation:
     embeddings = bundle.slot("embeddings")
     return Annotation(
         name=bundle.name,
-        versions=bundle.versions,
+        versions=SlotVersions(bundle.versions),
         needs={model.slot: model.needs for model in bundle.models},
         same_person_cosine=embeddings.same_person_cosine if embeddings else None,
         switch_cosine=embeddings.switch_cosine if embeddings else None,
@@ -91,17 +91,9 @@ def run(
         listen()
 
     with on_sigterm(config.faults.stop_grace_s) as (stop, listen), RunProgress(console) as progress:
-        report = flow.annotate(
-            sources,
-            out,
-            wanted_of(models),
-            make_stages=lambda: ray_cluster.make_stages(models, config),
-            start_ray=start_ray,
-            config=config,
-            progress=progress,
-            stop=stop,
-            warn=lambda words: console.print(words, markup=False),
-        )
+        engine = Engine(start_ray, lambda: ray_cluster.make_stages(models, config))
+        controls = Controls(progress, lambda message: console.print(message, markup=False), stop)
+        report = converge(sources, out, wanted_of(models), config, engine, controls)
     say_report(report, out, console)
     return report
 

@@ -9,13 +9,17 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from actors.weights.bundles import Bundle
 from pipeline.config.models import Config
 from pipeline.errors import ConfigError
-from pipeline.flow import fit_pools
+from pipeline.planning.pools import fit_pools
 from pipeline.preload import preload
 from pipeline.runs.model import Stage
+
+if TYPE_CHECKING:
+    from actors.annotator import Annotator
 
 _STORE_MB_PER_CPU = 300  # a few chunks of each decoder and actor; more only keeps more frames waiting
 
@@ -119,8 +123,15 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
             "winograd": config.actors.winograd,
             "storage_options": config.storage.options,
         }
-        stages.append(Stage("actors.annotator:Annotator", arguments, pool, slots))
+        stages.append(Stage(make_annotator, arguments, pool, slots))
     return stages
+
+
+def make_annotator(**arguments: Any) -> "Annotator":
+    """An actor, made in the worker: only there is torch loaded."""
+    from actors.annotator import Annotator
+
+    return Annotator(**arguments)
 
 
 def assign_slots(wanted: Sequence[Sequence[str] | None], bundle: Bundle) -> list[tuple[str, ...]]:

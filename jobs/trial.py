@@ -19,12 +19,13 @@ from jobs import ray_cluster
 from jobs.annotate import wanted_of
 from pipeline import schema
 from pipeline.config.models import Config
+from pipeline.converge import plan_run
 from pipeline.corpus.discover import Corpus
-from pipeline.flow import build_annotated, plan_run
+from pipeline.flow import build_flow
 from pipeline.isolation.registry import start_registry
 from pipeline.isolation.subprocess import Limits, WorkerSubprocess
 from pipeline.planning.forecast import Amount, Step
-from pipeline.runs.context import Job
+from pipeline.runs.context import RunContext
 
 _COLUMNS = ["frames", "width", "height", "ready", "face_index"]
 _LIMITS = Limits(item_s=600.0, memory_mb=1 << 40)
@@ -69,8 +70,8 @@ def _run(request: tuple[list[dict[str, Any]], Bundle, Config, str, float]) -> It
     import ray
 
     try:
-        job, marks = Job(out, config, wanted.versions), start_registry(out, config.storage.options)
-        flow = build_annotated(plan.work, job, marks, ray_cluster.make_stages(bundle, config))
+        context, registry = RunContext.of(out, config, wanted.versions), start_registry(out, config.storage.options)
+        flow = build_flow(plan.work, context, registry, ray_cluster.make_stages(bundle, config), write=False)
         for table in cast("Iterable[pa.Table]", flow.iter_batches(batch_size=None, batch_format="pyarrow")):
             for chunk in table.select(_COLUMNS).to_pylist():
                 if not (frames := chunk["frames"]):

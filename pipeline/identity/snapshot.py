@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
-from pipeline.config.models import Config, IdentitiesConfig
+from pipeline.config.models import IdentitiesConfig
 from pipeline.identity.assign import PreviousSnapshot, cluster_tracks
 from pipeline.identity.lineage import write_lineage
 from pipeline.identity.overrides import digest_overrides, read_overrides
 from pipeline.identity.version import AGGREGATE_ALGORITHM
 from pipeline.planning.versions import digest
-from pipeline.runs.context import Job
+from pipeline.runs.context import RunContext
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
 from pipeline.tables.shard_file import read_shard, write_shard
@@ -39,43 +39,37 @@ _SLIM = [name for name in schema.TRACKS.names if name not in ("frames", "members
 
 
 def aggregate(
-    out: str,
-    versions: Mapping[str, str],
-    config: Config,
-    same_person_cosine: float | None,
-    start_ray: Callable[[], None],
+    context: RunContext, version: str, same_person_cosine: float | None, start_ray: Callable[[], None]
 ) -> tuple[int, int]:
     """Make tracks and identities of all done clips, unless this very snapshot is there already.
 
     Args:
-        out: output folder.
-        versions: of the slots, of `clips` and of TABLES.
-        config: settings.
+        context: the run.
+        version: of the snapshot, see `aggregate_version`.
         same_person_cosine: of the embedding model; None: tracks by overlap, no identities.
         start_ray: called before the first task.
 
     Returns:
         Number of tracks and of identities.
     """
-    job = Job(out, config, versions)
-    output = job.open()
-    if not output.exists(_path("identities", versions["identities"])):
+    output = context.open()
+    if not output.exists(_path("identities", version)):
         start_ray()
-        _make_snapshot(job, output, same_person_cosine)
+        _make_snapshot(context, version, output, same_person_cosine)
     return (
-        parquet.read_version(output, "tracks", versions["tracks"], ["track_id"]).num_rows,
-        parquet.read_version(output, "identities", versions["identities"], ["identity_id"]).num_rows,
+        parquet.read_version(output, "tracks", version, ["track_id"]).num_rows,
+        parquet.read_version(output, "identities", version, ["identity_id"]).num_rows,
     )
 
 
-def _make_snapshot(job: Job, output: Output, same_person_cosine: float | None) -> None:
+def _make_snapshot(context: RunContext, version: str, output: Output, same_person_cosine: float | None) -> None:
     # not before they are needed: a run without work does not wait for Ray to load
     import ray
 
     from pipeline.identity.knn_tasks import search_by_tasks
 
-    versions, config = job.versions, job.config.identities
-    clips = parquet.read_version(output, "clips", versions["clips"], ["clip_id", "shard", "status", *_CLIP])
+    config = context.config.identities
+    clips = parquet.read_version(output, "clips", context.tables["clips"], ["clip_id", "shard", "status", *_CLIP])
     done = clips.filter(pc.equal(clips["status"], "done"))
     shards = sorted(done["shard"].unique().to_pylist())
     here = done.num_rows <= _HERE_CLIPS
@@ -88,7 +82,7 @@ def _make_snapshot(job: Job, output: Output, same_person_cosine: float | None) -
         write = ray.remote(num_cpus=1)(_write_shard).remote
         fetch = ray.get
     in_force = parquet.read_current(output).get("tracks", "none")
-    parts = [link(job, shard, _of_shard(done, shard), in_force) for shard in shards]
+    parts = [link(context, shard, _of_shard(done, shard), in_force) for shard in shards]
     slim = schema.TRACKS.empty_table().select(_SLIM)
     tracks = pa.concat_tables([slim, *fetch([part for part, _ in parts])])
     identity_of_track = tracks["identity_id"].combine_chunks()
@@ -99,7 +93,7 @@ def _make_snapshot(job: Job, output: Output, same_person_cosine: float | None) -
         rule = digest(same_person_cosine, config.of_versions())
         old_version = parquet.read_current(output).get("identities", "none")
         old, old_lineage, before, old_history = _read_before(output, old_version)
-        model = versions.get("embeddings", "none")
+        model = context.slots.get("embeddings", "none")
         history = {"model": model, "rule": rule, "decisions": digest_overrides(decisions)}
         frozen = _may_freeze(old_history, history, tracks.num_rows, config)
         history["afresh"] = old_history["afresh"] if frozen else tracks.num_rows
@@ -118,7 +112,7 @@ def _make_snapshot(job: Job, output: Output, same_person_cosine: float | None) -
         if before:
             cause = "model" if old_history.get("model") != model else cause
             cause = "decision" if cause != "model" and old_history.get("decisions") != history["decisions"] else cause
-        new = write_lineage(now, old, versions["lineage"], cause)
+        new = write_lineage(now, old, version, cause)
         tables = {
             "identities": who.identities,
             "ambiguous_pairs": who.ambiguous_pairs,
@@ -127,16 +121,14 @@ def _make_snapshot(job: Job, output: Output, same_person_cosine: float | None) -
     rows_of_shard = {shard: pc.equal(tracks["shard"], shard) for shard in shards}
     fetch(
         [
-            write(job, shard, whole, identity_of_track.filter(rows_of_shard[shard].combine_chunks()))
+            write(context, version, shard, whole, identity_of_track.filter(rows_of_shard[shard].combine_chunks()))
             for shard, (_, whole) in zip(shards, parts, strict=True)
         ]
     )
     # identities last: their presence says that the snapshot is whole
     metadata = {_HISTORY_KEY: json.dumps(history).encode()}
     for name in ("lineage", "ambiguous_pairs", "identities"):
-        parquet.write_parquet(
-            output, _path(name, versions[name]), tables[name], metadata if name == "identities" else None
-        )
+        parquet.write_parquet(output, _path(name, version), tables[name], metadata if name == "identities" else None)
 
 
 def _path(name: str, version: str) -> str:
@@ -147,40 +139,44 @@ def _of_shard(done: pa.Table, shard: str) -> pa.Table:
     return done.filter(pc.equal(done["shard"], shard)).select(["clip_id", *_CLIP]).sort_by("clip_id")
 
 
-def _link_in_two(job: Job, shard: str, clips: pa.Table, in_force: str) -> tuple[pa.Table, tuple[pa.Table, str]]:
+def _link_in_two(
+    context: RunContext, shard: str, clips: pa.Table, in_force: str
+) -> tuple[pa.Table, tuple[pa.Table, str]]:
     """Tracks of a shard without the lists of faces, and with them and what they were made of; a Ray task.
 
     The tracks of the snapshot in force (its version) are taken again if they were made of the same faces.
     """
-    origin = _origin(job, shard, clips)
-    whole, written = read_shard(job.open(), "tracks", in_force, shard)
+    origin = _origin(context, shard, clips)
+    whole, written = read_shard(context.open(), "tracks", in_force, shard)
     if written.get(_ORIGIN) == origin:
         whole = _with_identities(whole, pa.nulls(whole.num_rows, pa.string()))
     else:
-        whole = link_one_shard(job, shard, clips["clip_id"].combine_chunks())
+        whole = link_one_shard(context, shard, clips["clip_id"].combine_chunks())
     return whole.select(_SLIM), (whole, origin)
 
 
-def _origin(job: Job, shard: str, clips: pa.Table) -> str:
+def _origin(context: RunContext, shard: str, clips: pa.Table) -> str:
     """Digest of what the tracks of a shard follow from: its clips, the files of their faces, and the settings."""
-    output, slots = job.open(), [slot for slot in ("face", "embeddings", "pose") if slot in job.versions]
-    folders = [parquet.partition(schema.TABLE_OF_SLOT[slot], job.versions[slot], shard) for slot in slots]
+    output, slots = context.open(), [slot for slot in ("face", "embeddings", "pose") if slot in context.slots]
+    folders = [parquet.partition(schema.TABLE_OF_SLOT[slot], context.slots[slot], shard) for slot in slots]
     # a file whose faces are detected again, or in part forgotten, keeps its name but hardly its size
     files = [(path, output.fs.size(output.path(path))) for name in folders for path in parquet.list_files(output, name)]
-    return digest("tracks", AGGREGATE_ALGORITHM, job.config.tracks.model_dump(mode="json"), files, clips.to_pylist())
+    return digest(
+        "tracks", AGGREGATE_ALGORITHM, context.config.tracks.model_dump(mode="json"), files, clips.to_pylist()
+    )
 
 
-def link_one_shard(job: Job, shard: str, clip_ids: pa.Array) -> pa.Table:
+def link_one_shard(context: RunContext, shard: str, clip_ids: pa.Array) -> pa.Table:
     """Tracks of the done clips of one shard, schema.TRACKS."""
-    output = job.open()
-    faces = parquet.read_version(output, "faces", job.versions["face"], shard=shard)
+    output = context.open()
+    faces = parquet.read_version(output, "faces", context.slots["face"], shard=shard)
     faces = faces.filter(pc.is_in(faces["clip_id"], clip_ids))
     others = {}
     for slot in ("embeddings", "pose"):
-        if slot in job.versions:
-            rows = parquet.read_version(output, schema.TABLE_OF_SLOT[slot], job.versions[slot], shard=shard)
+        if slot in context.slots:
+            rows = parquet.read_version(output, schema.TABLE_OF_SLOT[slot], context.slots[slot], shard=shard)
             others[slot] = rows.filter(pc.is_in(rows["clip_id"], clip_ids))
-    return link_shard(faces, others.get("embeddings"), shard, job.config.tracks, poses=others.get("pose"))
+    return link_shard(faces, others.get("embeddings"), shard, context.config.tracks, poses=others.get("pose"))
 
 
 def _with_identities(tracks: pa.Table, identity_of_track: pa.Array) -> pa.Table:
@@ -188,11 +184,13 @@ def _with_identities(tracks: pa.Table, identity_of_track: pa.Array) -> pa.Table:
     return tracks.set_column(column, schema.TRACKS.field("identity_id"), identity_of_track)
 
 
-def _write_shard(job: Job, shard: str, part: tuple[pa.Table, str], identity_of_track: pa.Array) -> None:
+def _write_shard(
+    context: RunContext, version: str, shard: str, part: tuple[pa.Table, str], identity_of_track: pa.Array
+) -> None:
     """Write the tracks of a shard with their identities; a Ray task."""
     tracks, origin = part
     rows = _with_identities(tracks, identity_of_track)
-    write_shard(job.open(), "tracks", job.versions["tracks"], shard, rows, {_ORIGIN: origin})
+    write_shard(context.open(), "tracks", version, shard, rows, {_ORIGIN: origin})
 
 
 def _read_before(output: Output, version: str) -> tuple[dict[str, str], pa.Table, bool, dict]:
