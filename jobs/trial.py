@@ -23,12 +23,12 @@ from pipeline.converge import plan_run
 from pipeline.corpus.discover import Corpus
 from pipeline.flow import build_flow
 from pipeline.isolation.registry import start_registry
-from pipeline.isolation.subprocess import Limits, WorkerSubprocess
+from pipeline.isolation.subprocess import SubprocessLimits, WorkerSubprocess
 from pipeline.planning.forecast import Amount, Step
 from pipeline.runs.context import RunContext
 
 _COLUMNS = ["frames", "width", "height", "ready", "face_index"]
-_LIMITS = Limits(item_s=600.0, memory_mb=1 << 40)
+_LIMITS = SubprocessLimits(item_s=600.0, memory_mb=1 << 40)
 
 
 def try_flow(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, budget_s: float) -> list[Step]:
@@ -44,8 +44,8 @@ def try_flow(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config,
         For each chunk, in the order of their ends: seconds since the begin, and what was done until then.
 
     Raises:
-        ChildDiedError: the process came to an end of its own.
-        ChildRaisedError: the flow failed.
+        SubprocessDiedError: the process came to an end of its own.
+        SubprocessRaisedError: the flow failed.
     """
     here = config.model_copy(update={"ray": config.ray.model_copy(update={"address": None})})
     with tempfile.TemporaryDirectory() as folder, WorkerSubprocess(_flow, _LIMITS, "trying the flow") as child:

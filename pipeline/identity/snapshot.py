@@ -21,7 +21,7 @@ from pipeline.identity.assign import PreviousSnapshot, cluster_tracks
 from pipeline.identity.lineage import write_lineage
 from pipeline.identity.overrides import digest_overrides, read_overrides
 from pipeline.identity.version import AGGREGATE_ALGORITHM
-from pipeline.planning.versions import digest
+from pipeline.planning.versions import digest_values
 from pipeline.runs.context import RunContext
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
@@ -90,7 +90,7 @@ def _make_snapshot(context: RunContext, version: str, output: Output, same_perso
     history: dict[str, str | int] = {}
     if same_person_cosine is not None:
         decisions = read_overrides(output)
-        rule = digest(same_person_cosine, config.of_versions())
+        rule = digest_values(same_person_cosine, config.of_versions())
         old_version = parquet.read_current(output).get("identities", "none")
         old, old_lineage, before, old_history = _read_before(output, old_version)
         model = context.slots.get("embeddings", "none")
@@ -161,7 +161,7 @@ def _origin(context: RunContext, shard: str, clips: pa.Table) -> str:
     folders = [parquet.partition(schema.TABLE_OF_SLOT[slot], context.slots[slot], shard) for slot in slots]
     # a file whose faces are detected again, or in part forgotten, keeps its name but hardly its size
     files = [(path, output.fs.size(output.path(path))) for name in folders for path in parquet.list_files(output, name)]
-    return digest(
+    return digest_values(
         "tracks", AGGREGATE_ALGORITHM, context.config.tracks.model_dump(mode="json"), files, clips.to_pylist()
     )
 

@@ -5,7 +5,7 @@ import hashlib
 import pyarrow.compute as pc
 
 from pipeline.identity.overrides import digest_overrides, read_overrides
-from pipeline.planning.versions import digest
+from pipeline.planning.versions import digest_values
 from pipeline.runs.context import RunContext
 from pipeline.tables import parquet
 
@@ -20,7 +20,7 @@ def aggregate_version(context: RunContext, same_person_cosine: float | None) -> 
     corpus = hashlib.blake2b(digest_size=8)
     for clip_id, fingerprint in zip(done["clip_id"].to_pylist(), done["fingerprint"].to_pylist(), strict=True):
         corpus.update(f"{clip_id} {fingerprint}\n".encode())
-    return digest(
+    return digest_values(
         "aggregate",
         AGGREGATE_ALGORITHM,
         slots["face"],

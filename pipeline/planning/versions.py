@@ -21,14 +21,14 @@ SlotVersions = NewType("SlotVersions", Mapping[str, str])
 TableVersions = NewType("TableVersions", Mapping[str, str])
 
 
-def digest(*content: Any) -> str:
+def digest_values(*content: Any) -> str:
     """12 hex digits of BLAKE2b over plain values."""
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
 def clips_version(decode: DecodeConfig) -> str:
     """Version of `clips` and `quarantine`; every model's version depends on it. Chunk sizes do not enter."""
-    return digest("decode", DECODE_ALGORITHM, decode.every, decode.fps, decode.max_pixels)
+    return digest_values("decode", DECODE_ALGORITHM, decode.every, decode.fps, decode.max_pixels)
 
 
 def tables_of(slots: SlotVersions, clips: str) -> TableVersions:

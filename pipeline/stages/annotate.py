@@ -105,7 +105,7 @@ class IsolatedAnnotator:
         return pa.concat_tables([self._together(chunks.take([i])) for i in range(chunks.num_rows)])
 
     def _in_subprocess(self, chunk: pa.Table, mark: InFlightMark, deaths: int) -> pa.Table:
-        limits = isolation.Limits(self._faults.annotate_limit_s, self._faults.annotate_memory_mb)
+        limits = isolation.SubprocessLimits(self._faults.annotate_limit_s, self._faults.annotate_memory_mb)
         while True:
             try:
                 worker = isolation.WorkerSubprocess(self._make, limits, "annotating")

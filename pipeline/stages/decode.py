@@ -90,7 +90,7 @@ def decode_isolated(
             chunks = _decode_in_subprocess(row, config, have, only, mark, registry)
         else:
             chunks = decode_clip(row, config.decode, config.storage.options, have=have, only=only)
-            chunks = isolation.timed(chunks, config.faults.decode_limit_s)
+            chunks = isolation.limit_each(chunks, config.faults.decode_limit_s)
         for chunk in chunks:
             yield chunk
             if not chunk["last"] and registry.stopping():
@@ -107,7 +107,7 @@ def _decode_in_subprocess(
     mark: InFlightMark,
     registry: RegistryClient,
 ) -> Iterator[dict[str, Any]]:
-    limits = isolation.Limits(config.faults.decode_limit_s, config.faults.decode_memory_mb)
+    limits = isolation.SubprocessLimits(config.faults.decode_limit_s, config.faults.decode_memory_mb)
     given, first = 0, 0
     while True:
         try:

@@ -70,11 +70,11 @@ def flow_row(clip, first):
 @pytest.fixture
 def output(tmp_path):
     output = open_output(str(tmp_path / "out"))
-    tally = RunLedger(output, make_plan(corpus(), output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
+    run_ledger = RunLedger(output, make_plan(corpus(), output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
     rows = [flow_row(clip, first) for first in (0, 2) for clip in CLIPS]  # two files, each with chunks of both clips
     for at in (0, 2):
         table = pa.Table.from_pylist(rows[at : at + 2], schema=schema.FLOW)
-        tally.add(write.commit_chunks(table, RunContext.of(output.root, Config(), VERSIONS)))
+        run_ledger.add(write.commit_chunks(table, RunContext.of(output.root, Config(), VERSIONS)))
     tracks = [
         {
             **dict.fromkeys(schema.TRACKS.names),
@@ -226,8 +226,8 @@ def test_a_rerun_does_not_bring_a_forgotten_clip_back_and_the_totals_add_up(outp
     erase.forget_clip(output, "aaaa1111")
     plan = replan(output)
     assert plan.work.num_rows == 0
-    tally = RunLedger(output, plan, VERSIONS, TABLES)
-    assert (tally.outcomes, tally.missing) == ({"done": 1, "empty": 0, "quarantined": 0, "forgotten": 1}, [])
+    run_ledger = RunLedger(output, plan, VERSIONS, TABLES)
+    assert (run_ledger.outcomes, run_ledger.missing) == ({"done": 1, "empty": 0, "quarantined": 0, "forgotten": 1}, [])
     newer = make_plan(corpus(), output, NEWER, tables_of(NEWER, "c1"), NEEDS)
     assert newer.work["clip_id"].to_pylist() == ["bbbb2222"]
 
@@ -297,10 +297,10 @@ def test_quarantined_clips_are_listed_and_tried_again(output):
     rows = longer.clips.to_pylist()
     rows[2] |= {"clip_id": "cccc3333", "uri": uri("cccc3333")}
     longer = Corpus(pa.Table.from_pylist(rows, schema=schema.CLIP), [])
-    tally = RunLedger(output, make_plan(longer, output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
+    run_ledger = RunLedger(output, make_plan(longer, output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
     error = {"stage": "decode", "error_class": "truncated", "message": "cut off"}
     account = {"clip_id": "cccc3333", "slots": list(VERSIONS), "first": 0, "count": 0, "faces": 0, "last": True}
-    tally.add(pa.Table.from_pylist([{**account, "video": None, "error": error}], schema=ACCOUNT))
+    run_ledger.add(pa.Table.from_pylist([{**account, "video": None, "error": error}], schema=ACCOUNT))
     assert make_plan(longer, output, VERSIONS, TABLES, NEEDS).work.num_rows == 0
     assert quarantine.select(output, {"error_class": "truncated"})["clip_id"].to_pylist() == ["cccc3333"]
     assert quarantine.release(output, {"error_class": "corrupt"}) == 0

@@ -76,7 +76,7 @@ def measure(output, corpus):
     seconds, cpu = time.monotonic() - begun, time.process_time() - cpu
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     begun = time.monotonic()
-    tally = RunLedger(output, plan, VERSIONS, TABLES)
+    run_ledger = RunLedger(output, plan, VERSIONS, TABLES)
     return {
         "clips": corpus.clips.num_rows,
         "plan_s": round(seconds, 1),
@@ -84,8 +84,8 @@ def measure(output, corpus):
         "plan_peak_gb": round(peak_gb, 2),
         "work": plan.work.num_rows,
         "python_states": len(plan.states),
-        "tally_s": round(time.monotonic() - begun, 1),
-        "ended": tally.clips_ended,
+        "ledger_s": round(time.monotonic() - begun, 1),
+        "ended": run_ledger.clips_ended,
     }
 
 

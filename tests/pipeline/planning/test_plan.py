@@ -79,8 +79,8 @@ def test_a_finished_clip_needs_nothing_and_its_shard_file_is_written_from_the_fo
         commit(output, slot, "a", 0, 40, last=True)
     plan = make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS)
     assert plan.work.num_rows == 0
-    tally = RunLedger(output, plan, VERSIONS, TABLES)
-    assert (tally.outcomes["done"], tally.missing) == (1, [])
+    run_ledger = RunLedger(output, plan, VERSIONS, TABLES)
+    assert (run_ledger.outcomes["done"], run_ledger.missing) == (1, [])
     rows, versions = read_shard(output, "clips", "c1", "s")
     assert (rows["frames"].to_pylist(), versions) == ([40], {"face": "f1", "landmarks": "l1"})
 
@@ -119,20 +119,20 @@ def account(clip, first, count, last=False, error=None):
 
 
 def test_chunks_may_be_committed_in_any_order(output):
-    tally = RunLedger(output, make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
+    run_ledger = RunLedger(output, make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
     rows = [account("a", 32, 8, last=True), account("a", 0, 16), account("a", 16, 16)]
     for row in rows:
-        assert tally.missing == ["a"]
-        tally.add(pa.Table.from_pylist([row], schema=ACCOUNT))
-    assert tally.outcomes == {"done": 1, "empty": 0, "quarantined": 0}
-    assert (tally.frames, tally.faces) == (40, 3)
+        assert run_ledger.missing == ["a"]
+        run_ledger.add(pa.Table.from_pylist([row], schema=ACCOUNT))
+    assert run_ledger.outcomes == {"done": 1, "empty": 0, "quarantined": 0}
+    assert (run_ledger.frames, run_ledger.faces) == (40, 3)
 
 
 def test_an_error_quarantines_the_clip_and_the_next_plan_leaves_it_alone(output):
-    tally = RunLedger(output, make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
+    run_ledger = RunLedger(output, make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
     error = {"stage": "decode", "error_class": "truncated", "message": "cut off after 32 frames"}
     rows = [account("a", 0, 32), account("a", 32, 0, last=True, error=error)]
-    tally.add(pa.Table.from_pylist(rows, schema=ACCOUNT))
+    run_ledger.add(pa.Table.from_pylist(rows, schema=ACCOUNT))
     quarantine, _ = read_shard(output, "quarantine", "c1", "s")
     assert quarantine["message"].to_pylist() == ["cut off after 32 frames"]
     assert make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS).work.num_rows == 0
@@ -167,14 +167,14 @@ def test_missing_names_every_frame_and_slot_exactly_once(faces, landmarks, end):
 
 def test_a_tar_that_could_not_be_listed_is_named_no_more_once_its_members_are(output):
     tar, error = corpus("tar"), {"stage": "open", "error_class": "no_access", "message": "no permission"}
-    tally = RunLedger(output, make_plan(tar, output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
-    tally.add(pa.Table.from_pylist([account("tar", 0, 0, last=True, error=error)], schema=ACCOUNT))
-    assert tally.outcomes["quarantined"] == 1
+    run_ledger = RunLedger(output, make_plan(tar, output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
+    run_ledger.add(pa.Table.from_pylist([account("tar", 0, 0, last=True, error=error)], schema=ACCOUNT))
+    assert run_ledger.outcomes["quarantined"] == 1
     assert make_plan(tar, output, VERSIONS, TABLES, NEEDS).reasons == {"quarantined, tried again": 1}
 
     row = {"clip_id": "m", "uri": "file:///tar", "member": "m.mp4", "shard": "s", "fingerprint": "a"}
     member = Corpus(pa.Table.from_pylist([row], schema=schema.CLIP), [])
-    tally = RunLedger(output, make_plan(member, output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
-    tally.add(pa.Table.from_pylist([account("m", 0, 40, last=True)], schema=ACCOUNT))
+    run_ledger = RunLedger(output, make_plan(member, output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
+    run_ledger.add(pa.Table.from_pylist([account("m", 0, 40, last=True)], schema=ACCOUNT))
     for table, rows in (("clips", ["m"]), ("quarantine", [])):
         assert parquet.read_version(output, table, "c1", ["clip_id"])["clip_id"].to_pylist() == rows

@@ -76,9 +76,9 @@ def test_a_plan_asks_for_every_missing_frame_once_and_for_no_other(seed, tmp_pat
     }
     assert sorted(asked(plan)) == sorted(expected)
     open_clips = {clip for clip, _, _ in expected}
-    tally = RunLedger(output, plan, VERSIONS, TABLES)
-    assert tally.missing == sorted(open_clips)
-    assert tally.outcomes["done"] == corpus.clips.num_rows - len(open_clips)
+    run_ledger = RunLedger(output, plan, VERSIONS, TABLES)
+    assert run_ledger.missing == sorted(open_clips)
+    assert run_ledger.outcomes["done"] == corpus.clips.num_rows - len(open_clips)
     work = {(row["clip_id"], *row["slots"]): row for row in plan.work.to_pylist()}
     for key, row in work.items():
         for stored in row["stored"]:

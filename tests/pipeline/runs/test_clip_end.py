@@ -93,16 +93,16 @@ def test_no_plan_ends_a_clip_early(corpus, tmp_path_factory, tiles, held, nested
             store_chunk(output, slot, first, end - first, sees_end or lies == "old", FACTS if sees_end else None)
 
     plan, accounts = accounts_of(output, corpus, seed)
-    tally = RunLedger(output, plan, VERSIONS, TABLES)
+    run_ledger = RunLedger(output, plan, VERSIONS, TABLES)
     covered = {slot: {f for i in stored[slot] for f in range(*tiles[i])} for slot in SLOTS}
     for account in [None, *accounts]:
         if account is not None:
-            tally.add(pa.Table.from_pylist([account], schema=ACCOUNT))
+            run_ledger.add(pa.Table.from_pylist([account], schema=ACCOUNT))
             for slot in account["slots"]:
                 covered[slot] |= set(range(account["first"], account["first"] + account["count"]))
         whole = all(frames == set(range(FRAMES)) for frames in covered.values())
-        assert whole or tally.missing == ["a"]
-    assert tally.outcomes == {"done": 1, "empty": 0, "quarantined": 0}
+        assert whole or run_ledger.missing == ["a"]
+    assert run_ledger.outcomes == {"done": 1, "empty": 0, "quarantined": 0}
     (row,) = read_shard(output, "clips", "c1", "s")[0].to_pylist()
     assert (row["frames"], row["fps"], row["width"]) == (FRAMES, 25.0, 64)
 
@@ -138,8 +138,8 @@ def test_a_clip_that_was_closed_early_is_found_by_status_and_taken_up_by_the_pla
     plan, accounts = accounts_of(output, corpus, seed=0)
     assert plan.reasons == {"closed before its end": 1}
     assert [row["have"] for row in plan.work.to_pylist()] == [[{"first": 0, "count": 4}]]
-    tally = RunLedger(output, plan, VERSIONS, TABLES)
-    tally.add(pa.Table.from_pylist(accounts, schema=ACCOUNT))
+    run_ledger = RunLedger(output, plan, VERSIONS, TABLES)
+    run_ledger.add(pa.Table.from_pylist(accounts, schema=ACCOUNT))
     assert read_shard(output, "clips", "c1", "s")[0]["frames"].to_pylist() == [FRAMES]
     assert status.read_status(output.root)["clips"] == {"done": 1, "empty": 0, "quarantined": 0}
 

@@ -60,15 +60,15 @@ def run(out, prints):
     erase.finish_forgetting(output)
     plan = make_plan(corpus, output, VERSIONS, tables_of(VERSIONS, "c1"), NEEDS)
     drop_stale(output, plan, VERSIONS)
-    tally = RunLedger(output, plan, VERSIONS, tables_of(VERSIONS, "c1"))
+    run_ledger = RunLedger(output, plan, VERSIONS, tables_of(VERSIONS, "c1"))
     flow = [row for work in plan.work.to_pylist() for row in flow_rows(work)]
     flow.sort(key=lambda row: row["first"])  # files hold chunks of several clips
     job = RunContext.of(str(out), Config(), VERSIONS)
     for at in range(0, len(flow), 2):
-        tally.add(write.commit_chunks(pa.Table.from_pylist(flow[at : at + 2], schema=schema.FLOW), job))
-    assert not tally.missing
+        run_ledger.add(write.commit_chunks(pa.Table.from_pylist(flow[at : at + 2], schema=schema.FLOW), job))
+    assert not run_ledger.missing
     parquet.promote(output, {**TABLES, "clips": "c1", "quarantine": "c1"})
-    return tally
+    return run_ledger
 
 
 def flow_rows(work):
@@ -127,15 +127,15 @@ def annotate_video(out, lagging_first=False, die_at_clips=False):
     corpus = Corpus(pa.Table.from_pylist(rows, schema=schema.CLIP), [])
     output = open_output(str(out))
     plan = make_plan(corpus, output, VERSIONS, tables_of(VERSIONS, "c1"), NEEDS)
-    tally = RunLedger(output, plan, VERSIONS, tables_of(VERSIONS, "c1"))
+    run_ledger = RunLedger(output, plan, VERSIONS, tables_of(VERSIONS, "c1"))
     job = RunContext.of(str(out), load_config(None, [f"decode.chunk_frames={SMALL}"], {}), VERSIONS)
     marks = RegistryClient(AttemptRegistry(job.out, snapshot_s=0))
     work = plan.work.take(pc.sort_indices(pc.list_value_length(plan.work["slots"]), null_placement="at_end"))
     for flow in decode_clips(work if lagging_first else plan.work, job, marks):
-        tally.add(write.commit_chunks(with_faces(flow), job))
+        run_ledger.add(write.commit_chunks(with_faces(flow), job))
         if die_at_clips and list(Path(out).rglob("clips.parquet")):
             os.kill(os.getpid(), signal.SIGKILL)
-    assert not tally.missing
+    assert not run_ledger.missing
     parquet.promote(output, {**TABLES, "clips": "c1", "quarantine": "c1"})
 
 
