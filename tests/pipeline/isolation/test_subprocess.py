@@ -82,7 +82,8 @@ def test_a_child_ends_with_its_parent(workloads):
 
 
 def test_a_hang_that_keeps_the_interpreter_lock_ends_the_process(workloads):
-    program = "import workloads; from pipeline.isolation.subprocess import *\nlist(limit_each(workloads.deadly()('hang'), 1.0))"
+    imports = "import workloads; from pipeline.isolation.subprocess import limit_each"
+    program = f"{imports}\nlist(limit_each(workloads.deadly()('hang'), 1.0))"
     command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path}\n{program}"]
     done = subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=60, text=True)
     assert done.returncode == 1
