@@ -1,63 +1,18 @@
-"""Identity ids that last: clusters of this run take over the ids of the run before by the tracks that they share.
+"""Lineage of identities: merges, splits and retirements from one snapshot to the next.
 
-The id goes with the greatest number of shared tracks, one id to one cluster. What else happened to the old identities
-is said in rows of `lineage`: an identity whose tracks went to a cluster that bears another id was merged into it, one
-whose tracks went several ways was split, one whose tracks are in no cluster is retired. The same
-holds when the embedding
-model has changed, since track ids do not depend on it: ids are carried over, and the lineage says how much was moved.
+An id goes with the greatest number of shared tracks, one id to one cluster (assign.carry_ids). What else happened to
+the old identities is said in rows of `lineage`: an identity whose tracks went to a cluster that bears another id was
+merged into it, one whose tracks went several ways was split, one whose tracks are in no cluster is retired. The same
+holds when the embedding model has changed, since track ids do not depend on it: ids are carried over, and the lineage
+says how much was moved.
 """
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pyarrow as pa
 
 from pipeline.schema import LINEAGE
-
-
-def found_id(founder: str, taken: set[str]) -> str:
-    """The id of a new identity: 16 hex digits from its founder's track id, and not one that is or was in use."""
-    for attempt in range(1 << 16):
-        name = f"identity/{founder}" if attempt == 0 else f"identity/{founder}/{attempt}"
-        identity_id = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
-        if identity_id not in taken:
-            return identity_id
-    raise ValueError(f"no free identity id for the founder {founder}; {len(taken)} are in use")
-
-
-def carry_ids(
-    members: Mapping[int, Sequence[str]],
-    founders: Mapping[int, str],
-    before: Mapping[str, str],
-    retired: set[str],
-) -> dict[int, str]:
-    """Give every cluster an id.
-
-    Args:
-        members: cluster -> track ids.
-        founders: cluster -> track id of the member that founds it, if it is new.
-        before: track id -> identity_id of the snapshot before.
-        retired: ids of older snapshots, which are not used again.
-
-    Returns:
-        cluster -> identity_id, all different.
-    """
-    shared = Counter(
-        (before[track], cluster) for cluster, tracks in members.items() for track in tracks if track in before
-    )
-    id_of: dict[int, str] = {}
-    given: set[str] = set()
-    # the largest overlap first; ties by old id and founder, never by the order in which clusters come
-    for (old, cluster), _ in sorted(shared.items(), key=lambda item: (-item[1], item[0][0], founders[item[0][1]])):
-        if old not in given and cluster not in id_of:
-            id_of[cluster] = old
-            given.add(old)
-    taken = given | retired | set(before.values())
-    for cluster in sorted(set(members) - set(id_of), key=lambda cluster: founders[cluster]):
-        id_of[cluster] = found_id(founders[cluster], taken)
-        taken.add(id_of[cluster])
-    return id_of
 
 
 def write_lineage(now: Mapping[str, str | None], before: Mapping[str, str], snapshot: str, cause: str) -> pa.Table:
