@@ -85,7 +85,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Aggregate:
-    """What came of the last step: how many tracks and identities, or how many clips it still waits for."""
+    """Result of the last step: tracks and identities, or the clips that it still waits for."""
 
     tables: TableVersions
     tracks: int = 0

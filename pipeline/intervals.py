@@ -70,7 +70,7 @@ class ClipState:
 
 
 def _covered(intervals: Sequence[Interval], edges: Sequence[int]) -> list[bool]:
-    """For each pair of neighbouring edges, whether an interval covers it; edges include those of the intervals."""
+    """For each pair of neighboring edges, whether an interval covers it; edges include those of the intervals."""
     place = {edge: i for i, edge in enumerate(edges)}
     covered = [False] * max(0, len(edges) - 1)
     for first, count in intervals:

@@ -34,10 +34,10 @@ def watch_for_stalls(
             try:
                 if registry.quiet_s() < patience_s:
                     continue
-                wanted, nodes = find_demand(address)
+                demand, nodes = find_demand(address)
             except (RayError, RuntimeError, OSError):  # the cluster is shutting down: whoever uses it reports why
                 continue
-            if wanted and (message := describe_wait(wanted, nodes, patience_s)) not in said:
+            if demand and (message := describe_wait(demand, nodes, patience_s)) not in said:
                 said.add(message)
                 say(message)
 
@@ -68,8 +68,8 @@ def find_demand(address: str) -> tuple[list[tuple[int, dict[str, float]]], list[
     asked = [
         by_count for demand in status.resource_demands.ray_task_actor_demand for by_count in demand.bundles_by_count
     ]
-    wanted = [(one.count, one.bundle) for one in asked if not any(_fits(one.bundle, free) for free in nodes)]
-    return wanted, nodes
+    demand = [(one.count, one.bundle) for one in asked if not any(_fits(one.bundle, free) for free in nodes)]
+    return demand, nodes
 
 
 def _fits(bundle: Mapping[str, float], free: Mapping[str, float]) -> bool:
@@ -77,12 +77,12 @@ def _fits(bundle: Mapping[str, float], free: Mapping[str, float]) -> bool:
 
 
 def describe_wait(
-    wanted: Sequence[tuple[int, Mapping[str, float]]], nodes: Sequence[Mapping[str, float]], seconds: float
+    demand: Sequence[tuple[int, Mapping[str, float]]], nodes: Sequence[Mapping[str, float]], seconds: float
 ) -> str:
     """The message: what waits, for which resources, and what to do."""
-    names = sorted({name for _, bundle in wanted for name in bundle})
+    names = sorted({name for _, bundle in demand for name in bundle})
     free = {name: sum(node.get(name, 0.0) for node in nodes) for name in names}
-    waiting = "; ".join(f"{count} with {_list(bundle)}" for count, bundle in wanted)
+    waiting = "; ".join(f"{count} with {_list(bundle)}" for count, bundle in demand)
     return (
         f"WAITING: no worker has started or finished anything for {seconds:.0f} s, and tasks or actors fit on no node: "
         f"{waiting}. Free on the nodes of the cluster ({len(nodes)}): {_list(free)}. A node may have been lost. Add "

@@ -54,7 +54,7 @@ SUMMARY = pa.schema(
         schema.field("clips", pa.int64(), "clips of which this is so"),
         schema.field("frames", pa.int64(), "sampled frames to annotate in those of them whose length is known"),
         schema.field("chunks", pa.int64(), "chunks that these frames make"),
-        schema.field("unknown", pa.int64(), "clips whose length nobody knows yet"),
+        schema.field("unknown", pa.int64(), "clips whose length is not known yet"),
     ]
 )
 
@@ -66,7 +66,7 @@ class Plan:
     Attributes:
         work: schema WORK.
         clips: all clips of the corpus, schema.CLIP, sorted by shard.
-        states: what is stored of the clips of which something but not all is.
+        states: stored parts of the clips that are stored in part.
         ended: shard -> rows of `clips` of which all is stored, though no `clips` file says so; of every shard whose
             `clips` file must be written, perhaps without rows.
         outcomes: status -> clips that are up to date by a `clips` file, or forgotten.

@@ -142,8 +142,8 @@ def _value_columns(lists: pa.Array, slot: str, target: pa.Schema, faces: int) ->
         at += width
         unknown = np.isnan(part).any(axis=1)
         if pa.types.is_fixed_size_list(f.type):
-            child = pa.array(part.ravel().astype(f.type.value_type.to_pandas_dtype()), f.type.value_type)
-            columns[f.name] = pa.FixedSizeListArray.from_arrays(child, type=f.type, mask=pa.array(unknown))
+            values = pa.array(part.ravel().astype(f.type.value_type.to_pandas_dtype()), f.type.value_type)
+            columns[f.name] = pa.FixedSizeListArray.from_arrays(values, type=f.type, mask=pa.array(unknown))
         else:
             columns[f.name] = pa.array(part[:, 0], f.type, mask=unknown)
     return columns
