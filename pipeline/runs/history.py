@@ -49,5 +49,5 @@ def recorded_revisions(output: Output) -> dict[str, str]:
 
 def faces_versions(output: Output, slot: str, version: str) -> set[str]:
     """Versions of `faces` on which runs have computed this version of another slot's table."""
-    runs = [run.get("versions", {}) for run in read_runs(output)]
+    runs = [run["versions"] for run in read_runs(output)]
     return {versions["face"] for versions in runs if versions.get(slot) == version and "face" in versions}

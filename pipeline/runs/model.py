@@ -39,7 +39,7 @@ class Annotation:
         needs: slot -> slots whose results it reads.
         same_person_cosine: of the embedding model, None without one.
         switch_cosine: of the embedding model, None where its entry states none.
-        models: slot -> facts for the run's record (name, files, licence).
+        models: slot -> facts for the run's record (name, files, license).
     """
 
     name: str
