@@ -125,7 +125,7 @@ def converge(
 
 
 def _converge(run: _Run) -> Report:
-    """The steps of a run, in order."""
+    """The steps of a run, top to bottom."""
     output, context, seconds = run.output, run.context, dict[str, float]()
     with _timed(seconds, "total"):
         with _timed(seconds, "plan"):
