@@ -1,4 +1,4 @@
-"""Models, and what lies between them on the device: colour, crops, weights.
+"""Models, their weights, and the operations between them on the device.
 
 Nothing here imports Ray, so every model can be used without a cluster; `FaceAnalyzer` does so for a few files.
 """
@@ -12,7 +12,7 @@ __all__ = ["FaceAnalyzer"]
 
 
 def __getattr__(name: str) -> Any:
-    """`FaceAnalyzer`, imported when it is first asked for: it needs torch, which not all of `actors` does."""
+    """`FaceAnalyzer`, imported on first use: it needs torch, which not all of `actors` does."""
     if name == "FaceAnalyzer":
         from actors.analyzer import FaceAnalyzer
 

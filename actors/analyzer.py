@@ -1,7 +1,7 @@
-"""Faces of a video or picture as a table, in one process and without Ray: what the flow gives, for a few files.
+"""Faces of a video or picture as a table, in one process and without Ray: the flow's results, for a few files.
 
 Frames are decoded by pipeline.decode.decoder and rows are made by pipeline.stages.write, which import neither Ray nor
-torch: the one place where `actors` imports `pipeline`, so that a table from here and one from the flow cannot come to
+torch: the one place where `actors` imports `pipeline`, so that a table from here and one from the flow cannot
 differ.
 """
 
@@ -12,16 +12,17 @@ from typing import Any
 import pyarrow as pa
 
 from actors.annotator import Annotator
+from actors.runtime.settings import AnnotatorSettings
 from actors.weights.bundles import resolve_bundle
 from pipeline import schema
 from pipeline.config.models import DecodeConfig
+from pipeline.decode.chunking import chunks_to_table
 from pipeline.decode.decoder import decode_clip
-from pipeline.decode.rows import chunks_to_table
 from pipeline.errors import ClipError
 from pipeline.stages.write import slot_rows
 from pipeline.storage import fs
 
-#: one row per face: where it is, then the columns of all slots; null where the bundle has no model for a slot
+#: one row per face: its location, then the columns of all slots; null where the bundle has no model for a slot
 FACES = pa.schema(
     [
         schema.field("path", pa.string(), "the file, as it was given", nullable=False),
@@ -51,7 +52,7 @@ class FaceAnalyzer:
         precision: str = "auto",
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Find and load the models.
+        """Locate and load the models.
 
         Args:
             bundle: a name (`pyfeat`, `tiny`) or a YAML file.
@@ -59,42 +60,45 @@ class FaceAnalyzer:
             mirror: folder of weights laid out like the hub, any fsspec URI; None: the hub.
             cache: folder for weight files; None: the user's cache folders.
             threads: CPU threads; None: as torch is set.
-            precision: number format of the networks; `auto`: what each model's card names.
+            precision: dtype of the networks: float32, bfloat16 or float16; `auto`: by each model's card.
             storage_options: for fsspec, of weights and videos in remote storage.
 
         Raises:
-            BundleError: no such bundle, or it is wrong.
-            WeightsError: weights are missing or do not fit; the message names the model, the file and what to do.
+            BundleError: no such bundle, or it is invalid.
+            WeightsError: weights are missing or do not fit; the message names the model, the file and the remedy.
         """
         self._options = dict(storage_options or {})
         self.bundle = resolve_bundle(bundle, mirror=mirror, cache=cache, storage_options=self._options)
-        self._annotate = Annotator(
-            self.bundle.models,
-            device=device,
-            threads=threads,
-            cache=cache,
-            precision=precision,
-            storage_options=self._options,
+        settings = AnnotatorSettings(
+            device=device, threads=threads, cache=cache, precision=precision, storage_options=self._options
         )
+        self._annotate = Annotator(self.bundle.models, settings)
 
     def detect(self, paths: str | Path | Sequence[str | Path], every: int = 1) -> pa.Table:
         """Every face of some videos or pictures.
 
         Args:
-            paths: a file or several, local or any fsspec URI; whatever FFmpeg decodes, JPEG and PNG too.
-            every: look at frames 0, k, 2k, ... of each video.
+            paths: a file or several, local or any fsspec URI; any format of FFmpeg, JPEG and PNG too.
+            every: sample frames 0, k, 2k, ... of each video.
 
         Returns:
             Table with the schema FACES: one row per face, in the order of files, frames and falling score. Units and
             coordinate spaces are in each column's metadata; `.to_pandas()` makes it a DataFrame.
 
         Raises:
-            ClipError: a file cannot be read to its end; the message names it. `stream` gives what comes before.
+            ClipError: a file cannot be read to its end; the message names it. `stream` gives the frames before.
         """
         return pa.concat_tables([FACES.empty_table(), *self.stream(paths, every)])
 
     def stream(self, paths: str | Path | Sequence[str | Path], every: int = 1) -> Iterator[pa.Table]:
-        """The rows of `detect`, some frames at a time; no more frames than these are in memory, however long a video.
+        """The rows of `detect`, some frames at a time; only these frames are in memory, however long a video.
+
+        Args:
+            paths: as `detect`.
+            every: as `detect`.
+
+        Yields:
+            Tables with the schema FACES.
 
         Raises:
             ClipError: as `detect`.

@@ -1,12 +1,12 @@
 """The errors of the models; their root is that of all errors of Faceatlas (pipeline/errors.py).
 
     ModelError
-    ├── BundleError               a bundle names what does not exist, or does not fit together
+    ├── BundleError               a bundle names unknown models, or models that do not fit together
     └── WeightsError              a weight file cannot be read
-        ├── MissingWeightsError   the file is not there
-        │   └── UnreachableError  nor can it be said whether it is: the hub does not answer
-        ├── DigestError           it holds other bytes than are on record
-        └── StateDictError        it was read, but its tensors are not those of the network
+        ├── MissingWeightsError   the file is missing
+        │   └── UnreachableError  the hub does not answer, so its files are unavailable
+        ├── DigestError           checksum mismatch: the bytes differ from those on record
+        └── StateDictError        it was read, but its tensors do not fit the network
 
 Every class takes its message alone, so that it survives pickling between Ray workers.
 """
@@ -19,23 +19,23 @@ class ModelError(FaceatlasError):
 
 
 class BundleError(ModelError):
-    """A bundle cannot be put together as it is written."""
+    """A bundle is invalid; the message names the slot and the setting."""
 
 
 class WeightsError(ModelError):
-    """A weight file cannot be read; the message names the file and says why."""
+    """A weight file cannot be read; the message names the file and the reason."""
 
 
 class MissingWeightsError(WeightsError):
-    """A weight file is not there; the message names the path that was tried."""
+    """A weight file is missing; the message names the path that was tried."""
 
 
 class UnreachableError(MissingWeightsError):
-    """The hub does not answer, so that no file can be had from it."""
+    """The hub does not answer, so its files are unavailable."""
 
 
 class DigestError(WeightsError):
-    """A weight file holds other bytes than are on record; the message names the file and both digests."""
+    """Checksum mismatch of a weight file; the message names the file and both digests."""
 
 
 class StateDictError(WeightsError):

@@ -50,10 +50,10 @@ def wanted_of(bundle: Bundle) -> Annotation:
             model.slot: {
                 "model": model.name,
                 "version": model.version,
-                "licence": model.licence,
+                "licence": model.license,
                 "research_only": model.research_only,
                 "files": {
-                    role: {"place": ref.place, "repo": ref.repo, "revision": ref.revision, "sha256": ref.digest}
+                    role: {"place": ref.location, "repo": ref.repo, "revision": ref.revision, "sha256": ref.digest}
                     for role, ref in model.files.items()
                 },
             }
@@ -108,7 +108,7 @@ def say_inputs(corpus: Corpus, bundle: Bundle, console: Console) -> None:
     console.print(f"bundle {bundle.name}: " + ", ".join(f"{model.slot} {model.name}" for model in bundle.models))
     for model in bundle.models:
         if model.research_only:
-            console.print(f"research only: the weights of {model.slot} {model.name} ({model.licence})", markup=False)
+            console.print(f"research only: the weights of {model.slot} {model.name} ({model.license})", markup=False)
     if bundle.left_out:
         console.print(f"left out, no model in this bundle: {', '.join(bundle.left_out)}")
 

@@ -18,13 +18,13 @@ from jobs.commands.plan import plan
 from jobs.commands.render import render
 from jobs.commands.report import report
 from jobs.options import BundleOption, ConfigOption, OutArgument, SetOption, exit_on_error
-from pipeline.config.render import describe, to_markdown
+from pipeline.config.render import to_markdown, to_yaml
 from pipeline.tables.status import read_status
 
-atexit.register(gc.freeze)  # else the interpreter searches what it frees anyway for rubbish: half a second after a run
+atexit.register(gc.freeze)  # else a last garbage collection takes half a second at the end of a run
 
 app = typer.Typer(
-    help="Annotate every face in a video corpus, and keep the annotations true.",
+    help="Annotate every face in a video corpus, and keep the annotations up to date.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -46,7 +46,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 def status(
     out: OutArgument, config: ConfigOption = None, assignments: SetOption = None, as_json: JsonOption = False
 ) -> None:
-    """Say what an output holds, from its tables alone.
+    """Count the clips, frames, faces, tracks and identities of an output.
 
     Example: faceatlas status out/ --json
     """
@@ -58,7 +58,7 @@ def status(
     clips = ", ".join(f"{n} {outcome}" for outcome, n in totals["clips"].items())
     console.print(f"clips: {clips}")
     if totals["clips"].get("closed early"):
-        console.print("clips closed early hold a part of their video only: run annotate again, it does the rest")
+        console.print("clips closed early hold only a part of their video; run annotate again to complete them")
     for name in ("frames", "faces", "tracks", "identities"):
         console.print(f"{name}: {totals[name]}")
 
@@ -67,9 +67,9 @@ def status(
 def config(
     file: ConfigOption = None,
     assignments: SetOption = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="The page docs/configuration.md.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the page docs/configuration.md instead.")] = False,
 ) -> None:
-    """Print every setting with its value and what it means.
+    """Print every setting with its value and meaning, as YAML that --config reads.
 
     Example: faceatlas config --set decode.every=5
     """
@@ -77,22 +77,22 @@ def config(
         print(to_markdown(), end="")
         return
     with exit_on_error():
-        print(describe(settings(file, assignments, None)))
+        print(to_yaml(settings(file, assignments, None)))
 
 
 @app.command()
 def demo(
-    folder: Annotated[str, typer.Argument(help="Where the corpus and the tables go.")] = "faceatlas-demo",
+    folder: Annotated[str, typer.Argument(help="Folder for the corpus, the tables and the report.")] = "faceatlas-demo",
     bundle: BundleOption = "tiny",
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
-    """Make a small corpus on the spot, annotate it and say what was found; needs no network.
+    """Generate a small corpus, annotate it and summarize the results; needs no network.
 
     Example: faceatlas demo
     """
     with exit_on_error():
-        complete = demo_job.demo(folder, bundle, settings(config, assignments, None))
+        complete = demo_job.run_demo(folder, bundle, settings(config, assignments, None))
     raise typer.Exit(0 if complete else 1)
 
 

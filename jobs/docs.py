@@ -1,6 +1,6 @@
-"""`python -m jobs.docs`: write the pages of docs/ that follow from the code. A test holds them up to date.
+"""`python -m jobs.docs`: write the generated pages of docs/. A test checks that they are up to date.
 
-configuration.md comes from the settings, tables.md from the schemas, models.md from the catalogue.
+configuration.md comes from the settings, tables.md from the schemas, models.md from the catalog.
 """
 
 from collections.abc import Callable
@@ -8,22 +8,23 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from actors.weights.catalog import BUNDLES, MODELS, SLOTS, HubFile, ModelCard
+from actors.weights.catalog import BUNDLES, MODELS, HubFile, ModelCard
 from pipeline import schema
 from pipeline.config.render import to_markdown
 
-#: table -> what a row of it is
+#: table -> meaning of a row
 ROWS = {
     "clips": "A clip of the corpus with its outcome.",
-    "quarantine": "A clip that could not be used, and why.",
+    "quarantine": "A clip that could not be processed, with the reason.",
     **{
-        table: f"A face, with what the model of the slot `{slot}` says." for slot, table in schema.TABLE_OF_SLOT.items()
+        table: f"A face, with the outputs of the model in slot `{slot}`."
+        for slot, table in schema.TABLE_OF_SLOT.items()
     },
     "faces": "A face in an annotated frame.",
     "tracks": "A face through one clip.",
     "identities": "A person across clips.",
-    "ambiguous_pairs": "Two identities about which the clustering was unsure.",
-    "lineage": "What became of an identity of the snapshot before.",
+    "ambiguous_pairs": "Two identities whose separation is uncertain.",
+    "lineage": "A change of an identity since the previous snapshot.",
 }
 
 
@@ -32,9 +33,9 @@ def tables() -> str:
     lines = [
         "# Tables",
         "",
-        "Made from `pipeline/schema.py` by `python -m jobs.docs`; a test keeps it up to date. A table lies in the",
+        "Made from `pipeline/schema.py` by `python -m jobs.docs`; a test keeps it up to date. A table is stored in the",
         "output as hive-partitioned Parquet, `<table>/version=<v>/shard=<s>/...parquet`; `current.json` names the",
-        "versions in force. Pixels are those of the original frame as displayed, x to the right, y down, pixel edges",
+        "current versions. Pixels are those of the original frame as displayed, x to the right, y down, pixel edges",
         "at integers; angles are radians; `frame` counts decoded frames from 0, `time` is its presentation time.",
         "Tables of faces join on `clip_id`, `frame`, `face`.",
     ]
@@ -56,21 +57,21 @@ def _kind(kind: pa.DataType) -> str:
 def models() -> str:
     """docs/models.md."""
     lines = [
-        "# Models and licences",
+        "# Models and licenses",
         "",
-        "Made from `actors/weights/catalog.py` by `python -m jobs.docs`; a test keeps it up to date. Licences are",
-        "those of the weights as their publishers state them. **Research only** ones forbid commercial use; a run",
-        "that takes one says so, and its record in `runs/` keeps licence, revision and digest of every file. A bundle",
-        "fills the slots of a run; what it leaves out is said at its start. How to put a model of your own into a slot",
-        "is in the README.",
+        "Made from `actors/weights/catalog.py` by `python -m jobs.docs`; a test keeps it up to date. Licenses are",
+        "those of the weights, as stated by their publishers. **Research only** licenses forbid commercial use; a run",
+        "with such a model says so, and its record in `runs/` keeps license, revision and digest of every file. A",
+        "bundle assigns models to slots; a run lists the slots without a model at its start. The README explains how",
+        "to put your own model into a slot.",
         "",
-        "| slot | model | default of | reads | files | licence |",
+        "| slot | model | default of | reads | files | license |",
         "|---|---|---|---|---|---|",
     ]
-    for slot in SLOTS:
+    for slot in schema.SLOTS:
         for name, card in MODELS.get(slot, {}).items():
             bundles = ", ".join(bundle for bundle, slots in BUNDLES.items() if slots.get(slot) == name)
-            lines.append(f"| {slot} | `{name}` | {bundles or '-'} | {card.input} | {_files(card)} | {_licence(card)} |")
+            lines.append(f"| {slot} | `{name}` | {bundles or '-'} | {card.input} | {_files(card)} | {_license(card)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -82,8 +83,8 @@ def _files(card: ModelCard) -> str:
     return ", ".join(places) or "inside a package"
 
 
-def _licence(card: ModelCard) -> str:
-    return f"**research only**: {card.licence}" if card.research_only else card.licence
+def _license(card: ModelCard) -> str:
+    return f"**research only**: {card.license}" if card.research_only else card.license
 
 
 PAGES: dict[str, Callable[[], str]] = {"configuration.md": to_markdown, "tables.md": tables, "models.md": models}

@@ -1,4 +1,4 @@
-"""What a forecast rests on: a timed decode and annotate of some chunks on this machine, and a run in small."""
+"""Measurements for a forecast: some chunks decoded and annotated on this machine, and a trial of the whole flow."""
 
 import io
 import os
@@ -13,12 +13,12 @@ import torch
 
 from actors.annotator import Annotator
 from actors.weights.bundles import Bundle
-from jobs.ray_cluster import cpus_of_own
+from jobs.ray_cluster import annotator_settings, cpus_of_own
 from jobs.trial import try_flow
 from pipeline import schema
 from pipeline.config.models import Config
+from pipeline.decode.chunking import chunks_to_table
 from pipeline.decode.decoder import decode_clip
-from pipeline.decode.rows import chunks_to_table
 from pipeline.errors import OutputError
 from pipeline.isolation.subprocess import SubprocessDiedError, SubprocessRaisedError
 from pipeline.planning.forecast import Cluster, Measured, after_trial
@@ -27,16 +27,16 @@ from pipeline.tables.parquet import encode_parquet
 
 
 def measure(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, budget_s: float) -> Measured | None:
-    """What a run costs on this machine; None without a frame.
+    """Measured rates of this machine; None without a frame.
 
-    Half of the time goes to the parts, decoder and models, each by itself; half to a trial of the whole flow, which
-    tells how long it takes to start and what the parts take together.
+    Half of the time measures the parts, decoder and models, one by one; half runs a trial of the whole flow, which
+    measures its start and its overhead.
 
     Args:
         clips: rows of schema.CLIP, in random order.
         bundle: the models.
         config: of the run.
-        budget_s: seconds to measure for; Ray's start and the loading of models are not counted.
+        budget_s: time budget in seconds; starting Ray and loading models are not counted.
 
     Raises:
         OutputError: the trial failed.
@@ -53,7 +53,7 @@ def measure(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, 
 
 
 def _rates(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, budget_s: float) -> Measured | None:
-    """Decode and annotate the first chunk of one clip after the other, until the time is up; None without a frame.
+    """Decode and annotate the first chunk of clip after clip until the time is up; None without a frame.
 
     The first chunk warms up and is not counted. Clips are taken in the order given, which is random.
     """
@@ -114,7 +114,7 @@ def _to_flow(chunk: Mapping[str, Any], bundle: Bundle) -> pa.Table:
 
 
 def _stored_bytes(table: pa.Table) -> int:
-    """Bytes of a table's rows in Parquet, without the file's footer, which a few rows would make dear."""
+    """Bytes of a table's rows in Parquet, without the file's footer, which would dominate a few rows."""
     if not table.num_rows:
         return 0
     groups = pq.read_metadata(io.BytesIO(encode_parquet(table)))
@@ -125,21 +125,10 @@ def _stored_bytes(table: pa.Table) -> int:
     )
 
 
-def make_actor(bundle: Bundle, config: Config, **plain: Any) -> Annotator:
-    """The actor as the pipeline would make it, alone on this machine."""
-    actors = config.actors
-    pool = actors.resolved_pools()[0]
-    options: dict[str, Any] = {
-        "device": actors.device,
-        "threads": pool.threads or os.cpu_count(),
-        "batch_frames": actors.batch_frames,
-        "batch_pixels": actors.batch_pixels,
-        "batch_faces": actors.batch_faces,
-        "cache": config.models.cache,
-        "precision": actors.precision,
-        "winograd": actors.winograd,
-    }
-    return Annotator(bundle.models, **{**options, **plain})
+def make_actor(bundle: Bundle, config: Config, **others: Any) -> Annotator:
+    """The actor as the pipeline would make it, alone on this machine; `others` replace single settings."""
+    threads = config.actors.resolved_pools()[0].threads or os.cpu_count()
+    return Annotator(bundle.models, annotator_settings(config, **{"threads": threads, **others}))
 
 
 def count_faces(tables: Sequence[pa.Table]) -> int:
@@ -164,11 +153,11 @@ class Clock:
 
     def _timed(self, call: Callable[[Any], Any], x: Any) -> Any:
         self._wait()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         result = call(x)
         self._wait()
         with self._lock:
-            self.seconds += time.perf_counter() - begun
+            self.seconds += time.perf_counter() - started
         return result
 
     def _wait(self) -> None:

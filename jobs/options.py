@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and how errors leave them."""
+"""Arguments that several commands share, and their handling of errors."""
 
 import sys
 from collections.abc import Iterator
@@ -22,25 +22,27 @@ OutArgument = Annotated[str, typer.Argument(help="Output folder, any fsspec URI.
 BundleOption = Annotated[str, typer.Option(help="Bundle of models: a name (pyfeat, tiny) or a YAML file.")]
 EveryOption = Annotated[int | None, typer.Option(min=1, help="Annotate every k-th frame; short for decode.every.")]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="YAML file; `faceatlas config` prints all settings.")
+    Path | None, typer.Option("--config", help="YAML file of settings; `faceatlas config` prints all.")
 ]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="One setting, a.b=c; may be repeated.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="One setting, a.b=c; repeatable. Takes precedence over --config.")
+]
 FollowOption = Annotated[
     bool,
     typer.Option(
-        "--follow-models", help="Take the newest revision of models whose revision is not pinned, not the recorded one."
+        "--follow-models", help="Use the newest revision of models without a pinned revision, not the recorded one."
     ),
 ]
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Turn errors that the user can mend into one message and exit code 2, failures of the flow into 1."""
+    """Turn errors that the user can fix into one message and exit code 2, failures of the flow into exit code 1."""
     try:
         yield
     except StoppedError as error:
         print(
-            "faceatlas: stopped by a signal. What was finished is kept; the same command does the rest.",
+            "faceatlas: interrupted by a signal. Completed work is kept; run the same command to continue.",
             file=sys.stderr,
         )
         raise typer.Exit(EXIT_STOPPED) from error
@@ -52,14 +54,14 @@ def exit_on_error() -> Iterator[None]:
         if cause is None:
             raise
         print(
-            f"faceatlas: the run failed: {cause}\nWhat was finished is kept; the same command does the rest.",
+            f"faceatlas: the run failed: {cause}\nCompleted work is kept; run the same command to continue.",
             file=sys.stderr,
         )
         raise typer.Exit(1) from error
 
 
 def _cause(error: Exception) -> BaseException | None:
-    """What failed, if it is Ray, a task on it, or the storage; None: it is a mistake of ours, to be seen in full."""
+    """The failure of Ray, of a task on it, or of the storage; None: a bug of ours, whose traceback is shown."""
     if "ray" in sys.modules:  # Ray is loaded by runs that have work
         from ray.exceptions import RayError, RayTaskError
 

@@ -1,6 +1,6 @@
-"""Connecting to a Ray cluster, or starting one on this machine; and the actor pools that fit it.
+"""Connecting to a Ray cluster or starting one on this machine, and the actor pools of a run.
 
-Ray and torch take seconds to load, so only what needs them imports them: a run without work does not.
+Ray and torch take seconds to load, so they are imported where they are needed: a run without work loads neither.
 """
 
 import atexit
@@ -9,8 +9,10 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from actors.runtime.settings import AnnotatorSettings
 from actors.weights.bundles import Bundle
 from pipeline.config.models import Config
 from pipeline.errors import ConfigError
@@ -103,28 +105,33 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
     if lacking := {name for name, amount in config.decode.resources.items() if resources.get(name, 0.0) < amount}:
         raise ConfigError(
             f"no node of the cluster has the resource {', '.join(sorted(lacking))} that decode.resources asks for; the "
-            "run would wait for ever. Start nodes with --resources, or leave the setting out."
+            "run would wait forever. Start nodes with --resources, or leave the setting out."
         )
     alive = [node for node in ray.nodes() if node["Alive"]]
     pools = fit_pools(config.actors.resolved_pools(), resources, len(alive))
     assigned = assign_slots([pool.slots for pool in pools], bundle)
     stages = []
     for i, (pool, slots) in enumerate(zip(pools, assigned, strict=True)):
-        arguments = {
-            "models": [model for model in bundle.models if model.slot in slots],
-            "device": config.actors.device,
-            "threads": pool.threads,
-            "batch_frames": config.actors.batch_frames,
-            "batch_pixels": config.actors.batch_pixels,
-            "batch_faces": config.actors.batch_faces,
-            "keep_frames": i + 1 < len(pools),
-            "cache": config.models.cache,
-            "precision": config.actors.precision,
-            "winograd": config.actors.winograd,
-            "storage_options": config.storage.options,
-        }
+        settings = annotator_settings(config, threads=pool.threads, keep_frames=i + 1 < len(pools))
+        models = [model for model in bundle.models if model.slot in slots]
+        arguments = {"models": models, "settings": settings}
         stages.append(Stage(make_annotator, arguments, pool, slots))
     return stages
+
+
+def annotator_settings(config: Config, **others: Any) -> AnnotatorSettings:
+    """Settings of an actor by the configuration of a run; `others` are those that it does not hold, or replace it."""
+    settings = AnnotatorSettings(
+        device=config.actors.device,
+        batch_frames=config.actors.batch_frames,
+        batch_pixels=config.actors.batch_pixels,
+        batch_faces=config.actors.batch_faces,
+        cache=config.models.cache,
+        precision=config.actors.precision,
+        winograd=config.actors.winograd,
+        storage_options=config.storage.options,
+    )
+    return replace(settings, **others)
 
 
 def make_annotator(**arguments: Any) -> "Annotator":

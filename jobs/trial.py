@@ -1,6 +1,6 @@
-"""A run in small, for forecasts: when the first chunk of the real flow is done on this machine, and how it goes on.
+"""A trial run for forecasts: the time to the first chunk of the real flow on this machine, and the rate after it.
 
-It starts a Ray of its own in a process of its own, so it is the same beside a Ray that runs, and leaves nothing behind.
+It starts its own Ray in its own process, so that a running Ray has no effect on it, and leaves nothing behind.
 """
 
 import itertools
@@ -65,7 +65,7 @@ def _run(request: tuple[list[dict[str, Any]], Bundle, Config, str, float]) -> It
     clips, bundle, config, out, budget_s = request
     wanted = wanted_of(bundle)
     plan = plan_run(Corpus(pa.Table.from_pylist(clips, schema=schema.CLIP), []), out, wanted, config)
-    begun, ends = time.time(), float("inf")  # the clock of the column `ready`
+    started, ends = time.time(), float("inf")  # the clock of the column `ready`
     ray_cluster.start_ray(config)
     import ray
 
@@ -79,7 +79,7 @@ def _run(request: tuple[list[dict[str, Any]], Bundle, Config, str, float]) -> It
                 megapixel = chunk["width"] * chunk["height"] / 1e6
                 apart = (frames[-1] - frames[0]) / (len(frames) - 1) if len(frames) > 1 else config.decode.every
                 annotated = megapixel * len(frames)
-                yield chunk["ready"] - begun, annotated * apart, annotated, len(chunk["face_index"] or ())
+                yield chunk["ready"] - started, annotated * apart, annotated, len(chunk["face_index"] or ())
                 ends = min(ends, chunk["ready"] + budget_s)
             if time.time() > ends:
                 return

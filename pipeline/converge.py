@@ -24,7 +24,7 @@ from pipeline.flow import build_flow
 from pipeline.identity.version import aggregate_version
 from pipeline.isolation.registry import start_registry
 from pipeline.isolation.shutdown import ShutdownRequest
-from pipeline.maintenance.erase import finish_forgetting
+from pipeline.maintenance.erase import finish_erasure
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.planning.promotion import count_pending, promote_first_versions
 from pipeline.planning.versions import SlotVersions, TableVersions
@@ -129,7 +129,7 @@ def _converge(run: _Run) -> Report:
     output, context, seconds = run.output, run.context, dict[str, float]()
     with _timed(seconds, "total"):
         with _timed(seconds, "plan"):
-            finish_forgetting(output)
+            finish_erasure(output)
             plan = _plan(run.corpus, run.annotation, context)
         promote_first_versions(output, context.tables)
         drop_stale(output, plan, context.slots)

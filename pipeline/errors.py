@@ -18,11 +18,11 @@
 Every class takes its message alone, so that it survives pickling between Ray workers.
 """
 
-#: error class of clips that failed by a mistake of ours and not of their own; they are tried again by the next run
+#: error class of clips that failed by a bug of Faceatlas; the next run retries them
 UNEXPECTED = "unexpected"
-#: error class of clips whose storage gave no answer, or broke off, after all retries; they are tried again, too
+#: error class of clips whose storage did not answer or disconnected, after all retries; the next run retries them
 UNREACHABLE = "unreachable"
-#: error class of clips that we may not read: rights and credentials are mended without a change of the bytes
+#: error class of clips without read permission: rights and credentials may be fixed without changing the bytes
 NO_ACCESS = "no_access"
 RETRYABLE = frozenset({UNEXPECTED, UNREACHABLE, NO_ACCESS})
 

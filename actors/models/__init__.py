@@ -1,25 +1,25 @@
 """The networks, one module per architecture, each with the function that builds it from its weight files.
 
-Models of one slot are called alike, whoever wrote them, under `torch.inference_mode` by the caller, on their device:
+All models of one slot have one calling convention. The caller sets `torch.inference_mode`; inputs are on their device:
 
     face         model.detect(frames_BCHW uint8 RGB) -> Detections
     landmarks    model(x) -> (N, 136), x0 y0 x1 y1 ... in fractions of the crop (box grown 1.2 times)
     pose         model(x) -> (N, 6): pitch, roll, yaw (rad), x, y, z
     action_units model(x) -> (N, 20), in the order of schema.AU_NUMBERS
     emotions     model(x) -> (N, 7), in the order of schema.EMOTIONS
-    embeddings   model(x) -> (N, 512), of whatever length the model gives them
+    embeddings   model(x) -> (N, 512), not necessarily of unit length
     gaze         model(x) -> (N, 3): pitch, yaw, angle to the camera axis (rad)
 
-where x is what the model's card names as its input:
+where x is the input that the model's card names:
 
     crops112, crops224, wide224, aligned112   crops_NCHW float32 RGB [0, 1]
     landmarks                                 landmarks_NK2 float32 px of the frame
     hog112                                    actors.ops.hog.HogFeatures: features (N, 5408), aligned landmarks (N, 136)
-    detector                                  poses_N6 that the face model gave, in the signs of the tables
+    detector                                  poses_N6 of the face model, in the signs of the tables
 
 On a CPU several threads may call a model at once; a user's model only if its entry in the bundle says `thread_safe`.
-N may be 0. A model does its own input normalisation, in float32; a network then runs in the dtype of its weights and
-gives float32. A face that a model cannot judge, as its input is not finite, gets NaN, and no other face does.
+N may be 0. A model does its own input normalization, in float32; a network then runs in the dtype of its weights and
+returns float32. A face whose input is not finite gets NaN, and no other face does.
 """
 
 from dataclasses import dataclass

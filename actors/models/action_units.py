@@ -1,9 +1,9 @@
 """Action units, and emotions, by classical classifiers on HOG features: boosted trees or linear support vectors.
 
 Formulas: docs/reference/pyfeat.md sections 5.4 to 5.7 and 6. A classifier reads the features of its region,
-standardised and projected by a PCA, and the aligned landmarks. Standardising and projecting are one affine map, which
-is put together here in float64; a linear classifier behind it is affine too, so that all of those are one map from
-features to scores.
+standardized and projected by a PCA, and the aligned landmarks. Standardizing and projecting are one affine map, which
+is composed here in float64; a linear classifier behind it is affine too, so that all of those are one map from features
+to scores.
 
 Shapes: N faces.
 """
@@ -17,24 +17,25 @@ import torch
 from torch import Tensor, nn
 
 from actors.errors import WeightsError
+from actors.models.constants import LANDMARKS
 from actors.models.trees import TreeEnsemble, Trees, read_trees
 from actors.ops.hog import HOG_WIDTH, HogFeatures
 from actors.weights.skops_files import BoostedClassifier, HogClassifiers, LinearClassifier, read_classifiers
 from pipeline.schema import AU_NUMBERS
 
 #: names in the file, in the order of schema.EMOTIONS
-EMOTIONS = ("anger", "disgust", "fear", "happ", "sad", "sur", "neutral")
+_FILE_EMOTIONS = ("anger", "disgust", "fear", "happ", "sad", "sur", "neutral")
 
 REGIONS = ("upper", "lower", "full")
 #: AU -> region, where it is not `full`
 XGB_REGIONS = dict.fromkeys((1, 2, 7), "upper") | dict.fromkeys((11, 14, 17, 23, 24, 26), "lower")
 SVM_REGIONS = dict.fromkeys((1, 4, 6), "upper") | dict.fromkeys((11, 12, 17), "lower")
-_LANDMARKS = 136
+_LANDMARKS = 2 * LANDMARKS  # x and y of each
 _SETTING = threading.Lock()
 
 
 class BoostedHog(nn.Module):
-    """Probabilities out of boosted trees, one set per action unit.
+    """Probabilities of boosted trees, one set per action unit.
 
     On a CPU xgboost walks the trees, about four times as fast as tensors do; elsewhere they are tensors, so
     that nothing leaves the device. Both give the same probabilities (docs/parity_action_units.md).
@@ -51,14 +52,14 @@ class BoostedHog(nn.Module):
         members: Sequence[Trees],
         regions: Sequence[int],
     ) -> None:
-        """Hold the maps and the trees.
+        """Store the maps and the trees.
 
         Args:
-            weight: of the maps of all regions, side by side.
-            bias: likewise.
+            weight: (5408, P) of the affine maps of all regions side by side, P columns in all.
+            bias: (P,) likewise.
             widths: columns of each region.
             members: the classifiers in the order of the outputs.
-            regions: which region each reads.
+            regions: for each classifier, the index of the region that it reads.
         """
         super().__init__()
         starts = np.cumsum([0, *(width + _LANDMARKS for width in widths)])
@@ -76,8 +77,8 @@ class BoostedHog(nn.Module):
             faces: HOG features and aligned landmarks.
 
         Returns:
-            (N, 20) float32, in the order of AU_NUMBERS. NaN for a face whose features are NaN; xgboost would take NaN
-            for a missing value and answer with a number.
+            (N, 20) float32, in the order of schema.AU_NUMBERS. NaN for a face whose features are NaN; xgboost would
+            treat NaN as a missing value and return a number.
         """
         good_N1 = faces.features_N5408.isfinite().all(1, keepdim=True)
         projected = torch.addmm(self.bias, faces.features_N5408.float(), self.weight).split(self.widths, dim=1)
@@ -97,7 +98,7 @@ class BoostedHog(nn.Module):
         return torch.from_numpy(answers)
 
     def _use_threads(self, threads: int) -> None:
-        """Threads of each prediction; set once, since a booster must not be changed while another thread asks it."""
+        """Threads of each prediction; set once, since a booster must not change while another thread uses it."""
         with _SETTING:
             if self._threads != threads:
                 for booster, _, _ in self.boosters:
@@ -111,13 +112,20 @@ class BoostedHog(nn.Module):
 
 
 class LinearHog(nn.Module):
-    """Labels out of linear support vectors, one per output."""
+    """Labels of linear support vectors, one per output."""
 
     weight: Tensor
     bias: Tensor
     labels: Tensor
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray, labels: np.ndarray) -> None:
+        """Store the map and the labels.
+
+        Args:
+            weight: float64 (5544, outputs): from HOG features and landmarks to scores.
+            bias: float64 (outputs,).
+            labels: float64 (2, outputs): the label at a score up to 0, and above.
+        """
         super().__init__()
         # float64, as a label turns over at 0; the product is narrow
         self.register_buffer("weight", torch.from_numpy(weight), persistent=False)
@@ -151,7 +159,7 @@ def build_xgb(files: Mapping[str, Path]) -> BoostedHog:
         files: `weights`: a skops file of the reference.
 
     Raises:
-        WeightsError: it cannot be read, holds an unexpected type, or lacks an action unit.
+        WeightsError: it cannot be read, has an unexpected type, or lacks an action unit.
     """
     path = Path(files["weights"])
     held = read_classifiers(path)
@@ -167,20 +175,34 @@ def build_xgb(files: Mapping[str, Path]) -> BoostedHog:
         regions.append(REGIONS.index(region))
         widest = max(int(feature.max()) for feature in members[-1].feature)
         if widest >= maps[region][0].shape[1] + _LANDMARKS:
-            raise WeightsError(f"{path}: AU{au} asks for feature {widest}, which its region {region} does not have")
+            raise WeightsError(f"{path}: AU{au} reads feature {widest}, which its region {region} does not have")
     weight = np.concatenate([maps[region][0] for region in REGIONS], axis=1)
     bias = np.concatenate([maps[region][1] for region in REGIONS])
     return BoostedHog(weight, bias, widths, members, regions).eval()
 
 
 def build_svm(files: Mapping[str, Path]) -> LinearHog:
-    """Action units by linear support vectors; arguments and errors as of `build_xgb`."""
+    """Action units by linear support vectors.
+
+    Args:
+        files: `weights`: a skops file of the reference.
+
+    Raises:
+        WeightsError: it cannot be read, has an unexpected type, or lacks an action unit.
+    """
     return _build_linear(Path(files["weights"]), [(f"AU{au}", SVM_REGIONS.get(au, "full")) for au in AU_NUMBERS])
 
 
 def build_emotion_svm(files: Mapping[str, Path]) -> LinearHog:
-    """Emotions by linear support vectors; arguments and errors as of `build_xgb`."""
-    return _build_linear(Path(files["weights"]), [(name, "full") for name in EMOTIONS])
+    """Emotions by linear support vectors.
+
+    Args:
+        files: `weights`: a skops file of the reference.
+
+    Raises:
+        WeightsError: it cannot be read, has an unexpected type, or lacks an emotion.
+    """
+    return _build_linear(Path(files["weights"]), [(name, "full") for name in _FILE_EMOTIONS])
 
 
 def _build_linear(path: Path, outputs: Sequence[tuple[str, str]]) -> LinearHog:
@@ -194,7 +216,9 @@ def _build_linear(path: Path, outputs: Sequence[tuple[str, str]]) -> LinearHog:
         weight, bias = maps[region]
         coefficients = np.asarray(found.coef_, np.float64).ravel()
         if len(coefficients) != weight.shape[1] + _LANDMARKS:
-            raise WeightsError(f"{path}: {name} reads {len(coefficients)} features, its region {region} gives others")
+            raise WeightsError(
+                f"{path}: {name} reads {len(coefficients)} features, region {region} gives {len(weight.T) + _LANDMARKS}"
+            )
         projected, landmarks = coefficients[:-_LANDMARKS], coefficients[-_LANDMARKS:]
         weights.append(np.concatenate([weight @ projected, landmarks]))
         biases.append(float(bias @ projected) + float(np.ravel(found.intercept_)[0]))
@@ -203,7 +227,7 @@ def _build_linear(path: Path, outputs: Sequence[tuple[str, str]]) -> LinearHog:
 
 
 def _affine(path: Path, held: HogClassifiers, region: str) -> tuple[np.ndarray, np.ndarray]:
-    """Standardising and PCA of a region as x @ weight + bias, float64."""
+    """Standardizing and PCA of a region as x @ weight + bias, float64."""
     try:
         scaler, projection = held.region(region)
         weight = np.asarray(projection.components_, np.float64).T

@@ -38,7 +38,7 @@ class IResNet50(nn.Module):
             crops_NCHW: float32 RGB [0, 1], (N, 3, 112, 112); taken to [-1, 1] here.
 
         Returns:
-            embeddings_ND float32, (N, 512), not normalised.
+            embeddings_ND float32, (N, 512), not normalized.
         """
         x = self.prelu(self.conv1((crops_NCHW * 2 - 1).to(self.conv1.weight.dtype)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))

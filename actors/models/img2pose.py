@@ -2,19 +2,18 @@
 
 Formulas: docs/reference/pyfeat.md sections 2.2 and 9. The module names are those of the published weights.
 
-A region proposal network on a ResNet-18 feature pyramid names regions; two heads then say of each region whether it is
-a face and which pose the face has relative to the region. The box of a face is drawn around the projection of 68
-reference points in that pose.
+A region proposal network on a ResNet-18 feature pyramid proposes regions; two heads then predict for each region
+whether it is a face, and the pose of the face relative to the region. The box of a face is drawn around the projection
+of 68 reference points in that pose.
 
 Shapes: B frames, C H W channels, rows, columns; M proposals or candidates of all frames, N faces, K reference points.
 """
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +24,12 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from actors.errors import MissingWeightsError, WeightsError
 from actors.models import Detections
+from actors.models.constants import IMAGENET_MEAN, IMAGENET_STD, constant
 from actors.models.region_proposals import POOLED_SIDE, SIZE_DIVISIBLE, Proposals, pool_regions
 from actors.ops.geometry import boxes_around, euler_angles, project, rotation_matrix, to_frame
 from actors.ops.nms import by_frame_then_score, suppress
 from actors.weights.state_dict import load_strict, read_state_dict
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CANDIDATE_SCORE, _LEAST_CANDIDATE_SIDE = 0.05, 1e-2
 _CANDIDATE_NMS_IOU, _MAX_CANDIDATES = 0.5, 1000
 _FACE_NMS_IOU = 0.3
@@ -85,6 +84,12 @@ class Img2Pose(nn.Module):
     """Backbone, region proposals and the two heads; `detect` is the whole way from frames to faces with poses."""
 
     def __init__(self, config: Img2PoseConfig, score_threshold: float) -> None:
+        """Build the network with random weights.
+
+        Args:
+            config: see Img2PoseConfig.
+            score_threshold: least score of a face that `detect` returns, 0 to 1.
+        """
         super().__init__()
         self.config = config
         self.score_threshold = score_threshold
@@ -108,14 +113,14 @@ class Img2Pose(nn.Module):
         return faces_of(found, self.score_threshold)
 
     def candidates(self, frames_BCHW: Tensor, score_threshold: float = 0.0) -> Candidates:
-        """What the reference's network gives: faces of score > 0.05 (and >= the threshold) after one suppression.
+        """Faces of score > 0.05 (and >= the threshold) after one suppression, the output of the reference's network.
 
         As a box is only ever suppressed by a better one, the threshold may be applied first: the faces above it are
         the same, and the poses of the many regions below it need not be computed.
 
         Args:
             frames_BCHW: uint8 RGB, B >= 0.
-            score_threshold: least score of a candidate.
+            score_threshold: least score of a candidate, 0 to 1.
         """
         frame_size = frames_BCHW.shape[-2], frames_BCHW.shape[-1]
         size = resized_size(*frame_size, self.config.min_size, self.config.max_size)
@@ -135,7 +140,7 @@ class Img2Pose(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Regions (frame number, box), logits and poses of the likely faces in frames that begin at `first`."""
         dtype = next(self.parameters()).dtype
-        levels = list(self.backbone(normalise(frames_BCHW, size).to(dtype)).values())
+        levels = list(self.backbone(normalize(frames_BCHW, size).to(dtype)).values())
         rois_M5 = self.rpn(levels, size, self.config.rpn_pre_nms_top_n_test, self.config.rpn_post_nms_top_n_test)
         pooled_MCHW = pool_regions(levels, rois_M5).to(dtype)
         logits_M2 = self.roi_heads.logits(pooled_MCHW).float()
@@ -147,14 +152,34 @@ class Img2Pose(nn.Module):
 
 
 def resized_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
-    """Rows and columns of the picture that the network sees; at least one of each (the reference fails at none)."""
+    """Rows and columns of the picture that the network gets.
+
+    Args:
+        height: of the frame, px.
+        width: likewise.
+        min_size: of the short side, px, unless the long side would pass `max_size`.
+        max_size: most pixels of the long side.
+
+    Returns:
+        Rows and columns, at least one of each; the reference fails where rounding gives none.
+    """
     scale = min(min_size / min(height, width), max_size / max(height, width))
     return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
 
 
-def normalise(frames_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """The network's input, float32: ImageNet mean and deviation, bilinear to `size`, zeros up to multiples of 32."""
-    mean_C11, std_C11 = (_constant(values, frames_BCHW.device)[:, None, None] for values in (_MEAN, _STD))
+def normalize(frames_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """The network's input: normalized by ImageNet's mean and deviation, resized, padded.
+
+    Args:
+        frames_BCHW: uint8 RGB.
+        size: rows and columns to resize to, bilinear without antialiasing.
+
+    Returns:
+        float32, (B, 3, H, W), H and W the next multiples of 32; the padding is 0.
+    """
+    mean_C11, std_C11 = (
+        constant(values, frames_BCHW.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     images = frames_BCHW.to(torch.float32).div_(255).sub_(mean_C11).div_(std_C11)
     images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
     rows, columns = (-side % SIZE_DIVISIBLE for side in size)
@@ -164,11 +189,22 @@ def normalise(frames_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
 def place_regions(
     regions_M4: Tensor, deltas_M6: Tensor, size: tuple[int, int], config: Img2PoseConfig
 ) -> tuple[Tensor, Tensor]:
-    """Poses (M, 6) in the camera of the resized frame, and boxes (M, 4) in its pixels; see `place_candidates`."""
+    """Poses of faces in the camera of the resized frame, and their boxes.
+
+    Args:
+        regions_M4: float32 left, top, right, bottom in pixels of the resized frame.
+        deltas_M6: float32 pose relative to the region, in deviations of the training poses.
+        size: rows and columns of the resized frame.
+        config: see Img2PoseConfig.
+
+    Returns:
+        float32 (M, 6) rotation vector and translation, and (M, 4) left, top, right, bottom in pixels of the resized
+        frame; not finite where the points of a pose do not project.
+    """
     device = regions_M4.device
-    poses_M6 = deltas_M6 * _constant(config.pose_stddev, device) + _constant(config.pose_mean, device)
+    poses_M6 = deltas_M6 * constant(config.pose_stddev, device) + constant(config.pose_mean, device)
     poses_M6 = to_frame(poses_M6, regions_M4, *size)
-    points_MK2 = project(_constant(config.threed_points, device), poses_M6, *size)
+    points_MK2 = project(constant(config.threed_points, device), poses_M6, *size)
     boxes_M4 = boxes_around(
         points_MK2, poses_M6[:, 2], *size, config.bbox_x_factor, config.bbox_y_factor, config.expand_forehead
     )
@@ -186,9 +222,9 @@ def place_candidates(
     """Poses in the camera of the frame, boxes, and a first suppression, for all regions of all frames at once.
 
     Args:
-        rois_M5: frame number, then left, top, right, bottom in pixels of the resized frame.
-        logits_M2: nothing, face.
-        deltas_M6: pose relative to the region, in deviations of the training poses.
+        rois_M5: float32 frame number, then left, top, right, bottom in pixels of the resized frame.
+        logits_M2: float32: background, face.
+        deltas_M6: float32 pose relative to the region, in deviations of the training poses.
         size: rows and columns of the resized frame.
         frame_size: rows and columns of the frame.
         config: see Img2PoseConfig.
@@ -205,12 +241,20 @@ def place_candidates(
     kept_M = kept_M[scores_M[kept_M] > _CANDIDATE_SCORE]
     kept_M = kept_M[by_frame_then_score(frame_M[kept_M], scores_M[kept_M], _MAX_CANDIDATES)]
     ratio_y, ratio_x = (whole / part for whole, part in zip(frame_size, size, strict=True))
-    boxes_M4 = boxes_M4[kept_M] * _constant((ratio_x, ratio_y, ratio_x, ratio_y), device)
+    boxes_M4 = boxes_M4[kept_M] * constant((ratio_x, ratio_y, ratio_x, ratio_y), device)
     return Candidates(frame_M[kept_M], boxes_M4, scores_M[kept_M], poses_M6[kept_M])
 
 
 def faces_of(found: Candidates, score_threshold: float) -> Detections:
-    """The last suppression and the threshold; poses become angles in the signs of the tables."""
+    """The last suppression and the threshold; poses become angles in the signs of the tables.
+
+    Args:
+        found: candidates of all frames.
+        score_threshold: least score of a face, 0 to 1.
+
+    Returns:
+        Detections, at most 1000 per frame; poses are pitch, roll, yaw in rad, then the translation.
+    """
     kept_N = suppress(found.boxes_M4, found.scores_M, found.frame_M, _FACE_NMS_IOU)
     kept_N = kept_N[found.scores_M[kept_N] >= score_threshold]
     kept_N = kept_N[by_frame_then_score(found.frame_M[kept_N], found.scores_M[kept_N], _MAX_CANDIDATES)]
@@ -231,14 +275,8 @@ def _is_candidate(scores_M: Tensor, regions_M4: Tensor, score_threshold: float =
     return (scores_M > _CANDIDATE_SCORE) & (scores_M >= score_threshold) & (sides_M2 >= _LEAST_CANDIDATE_SIDE).all(1)
 
 
-@functools.lru_cache(maxsize=64)
-def _constant(values: Any, device: torch.device) -> Tensor:
-    """A float32 tensor on the device; no buffer of the module, as these stay float32 where the network does not."""
-    return torch.tensor(values, dtype=torch.float32, device=device)
-
-
 class _RegionHeads(nn.Module):
-    """Whether a region holds a face, and the face's pose in the region: two heads that share nothing."""
+    """Whether a region holds a face, and the face's pose in the region: two heads without shared weights."""
 
     def __init__(self, channels: int, width: int = 1024) -> None:
         super().__init__()
@@ -248,12 +286,12 @@ class _RegionHeads(nn.Module):
         self.class_predictor = _ClassPredictor(width)
 
     def logits(self, pooled_MCHW: Tensor) -> Tensor:
-        """(M, 2): nothing, face."""
+        """(M, 2): background, face."""
         return self.class_predictor.cls_score(self.class_head(pooled_MCHW))
 
     def poses(self, pooled_MCHW: Tensor) -> Tensor:
         """(M, 6) pose of a face relative to its region, in deviations of the training poses."""
-        return self.box_predictor.dof_pred(self.box_head(pooled_MCHW))[:, 6:]  # the first six are those of nothing
+        return self.box_predictor.dof_pred(self.box_head(pooled_MCHW))[:, 6:]  # the first six belong to the background
 
 
 class _PosePredictor(nn.Module):
@@ -269,10 +307,10 @@ class _ClassPredictor(nn.Module):
 
 
 class PoseFromDetector(nn.Module):
-    """Fills the slot `pose` with what the face model says."""
+    """Fills the slot `pose` with the poses that the face model gave."""
 
     def forward(self, poses_N6: Tensor) -> Tensor:
-        """The poses (N, 6) as they come."""
+        """The poses, float32 (N, 6), unchanged."""
         return poses_N6
 
 
@@ -301,7 +339,7 @@ def read_config(path: Path | str) -> Img2PoseConfig:
 
     Raises:
         MissingWeightsError: there is no such file.
-        WeightsError: it is no JSON object, lacks entries or has entries of another form; all are named.
+        WeightsError: it is not a JSON object, or entries are missing or malformed; the message names all of them.
     """
     path = Path(path)
     if not path.is_file():

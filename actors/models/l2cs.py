@@ -40,7 +40,7 @@ class L2CS(ResNet):
         The reference divides a batch by 255 if any of its pixels is above 1.5; crops are always [0, 1] here.
 
         Args:
-            crops_NCHW: float32 RGB [0, 1], (N, 3, 112, 112); enlarged and normalised here.
+            crops_NCHW: float32 RGB [0, 1], (N, 3, 112, 112); enlarged and normalized here.
 
         Returns:
             (N, 3) float32, rad: pitch (+ up), yaw (+ to the subject's left, against the sign of the head pose), and

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from actors.models.constants import LANDMARKS
 from actors.weights.state_dict import load_strict, read_state_dict
-
-_LANDMARKS = 68
 
 
 class MobileFaceNet(nn.Module):
@@ -29,13 +28,13 @@ class MobileFaceNet(nn.Module):
         self.conv_45 = _Bottleneck(128, 128, expanded=512, stride=2)
         self.conv_5 = _ResidualBottlenecks(128, expanded=256, blocks=2)
         self.conv_6_sep = _ConvUnit(128, 512, kernel=1)
-        self.output_layer = _RegressionHead(512, 2 * _LANDMARKS)
+        self.output_layer = _RegressionHead(512, 2 * LANDMARKS)
 
     def forward(self, crops_NCHW: Tensor) -> Tensor:
         """Landmarks of crops.
 
         Args:
-            crops_NCHW: float32 RGB [0, 1], (N, 3, 112, 112); no further normalisation.
+            crops_NCHW: float32 RGB [0, 1], (N, 3, 112, 112); no further normalization.
 
         Returns:
             landmarks_N136 float32: x0, y0, x1, y1, ... in fractions of the crop, dlib order; about 0 to 1.

@@ -12,10 +12,8 @@ from pathlib import Path
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
-from actors.models.constants import ImageNetNorm
+from actors.models.constants import LANDMARKS, ImageNetNorm
 from actors.weights.state_dict import load_strict, read_state_dict
-
-_LANDMARKS = 68
 
 
 class MobileNetGDConv(nn.Module):
@@ -27,14 +25,14 @@ class MobileNetGDConv(nn.Module):
         self.pretrain_net = mobilenet_v2(weights=None)
         self.base_net = nn.Sequential(self.pretrain_net.features)
         self.linear7 = _ConvUnit(1280, 1280, kernel=7, groups=1280)
-        self.linear1 = _ConvUnit(1280, 2 * _LANDMARKS, kernel=1)
+        self.linear1 = _ConvUnit(1280, 2 * LANDMARKS, kernel=1)
 
     def forward(self, crops_NCHW: Tensor) -> Tensor:
         """Landmarks of crops.
 
         Args:
-            crops_NCHW: float32 RGB [0, 1], (N, 3, 224, 224); normalised here, in a copy: in the reference the
-                normalised crops go on to the other models and spoil what they say.
+            crops_NCHW: float32 RGB [0, 1], (N, 3, 224, 224); normalized here, in a copy: in the reference the
+                normalized crops go on to the other models and distort their outputs.
 
         Returns:
             landmarks_N136 float32: x0, y0, x1, y1, ... in fractions of the crop, dlib order; about 0 to 1.

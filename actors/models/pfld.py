@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from actors.models.constants import LANDMARKS
 from actors.weights.state_dict import load_strict, read_state_dict
-
-_LANDMARKS = 68
 
 
 class PFLD(nn.Module):
@@ -45,13 +44,13 @@ class PFLD(nn.Module):
         )
         self.conv8 = nn.Conv2d(32, 128, 7)
         self.bn8 = nn.BatchNorm2d(128)  # in the weights, but not used
-        self.fc = nn.Linear(16 + 32 + 128, 2 * _LANDMARKS)
+        self.fc = nn.Linear(16 + 32 + 128, 2 * LANDMARKS)
 
     def forward(self, crops_NCHW: Tensor) -> Tensor:
         """Landmarks of crops.
 
         Args:
-            crops_NCHW: float32 RGB [0, 1], (N, 3, 112, 112); no further normalisation.
+            crops_NCHW: float32 RGB [0, 1], (N, 3, 112, 112); no further normalization.
 
         Returns:
             landmarks_N136 float32: x0, y0, x1, y1, ... in fractions of the crop, dlib order; about 0 to 1.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.errors import MissingWeightsError, WeightsError
-from actors.models.constants import constant
+from actors.models.constants import LANDMARKS, constant
 from actors.weights.state_dict import load_strict, read_state_dict
 
 _LEFT_EYE_CORNER, _RIGHT_EYE_CORNER = 36, 45  # the outer ones, left and right in the picture
@@ -25,9 +25,17 @@ class PoseMLP(nn.Module):
     """Linear, LayerNorm, GELU, and so on; the output is scaled back by the mean and deviation of the training poses."""
 
     def __init__(self, hidden: Sequence[int], dropout: float, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Build the network with random weights.
+
+        Args:
+            hidden: widths of the hidden layers.
+            dropout: probability, for training only.
+            mean: of the six outputs over the training poses.
+            std: their standard deviations.
+        """
         super().__init__()
         layers: list[nn.Module] = []
-        width = 136
+        width = 2 * LANDMARKS
         for next_width in hidden:
             layers += [nn.Linear(width, next_width), nn.LayerNorm(next_width), nn.GELU(), nn.Dropout(dropout)]
             width = next_width
@@ -45,8 +53,8 @@ class PoseMLP(nn.Module):
         """
         eyes_N2 = landmarks_NK2[:, _LEFT_EYE_CORNER] - landmarks_NK2[:, _RIGHT_EYE_CORNER]
         distance_N11 = eyes_N2.norm(dim=1).clamp_min(_LEAST_EYE_DISTANCE_PX)[:, None, None]
-        centred_NK2 = (landmarks_NK2 - landmarks_NK2.mean(1, keepdim=True)) / distance_N11
-        features_N136 = centred_NK2.transpose(1, 2).flatten(1)  # all x, then all y
+        centered_NK2 = (landmarks_NK2 - landmarks_NK2.mean(1, keepdim=True)) / distance_N11
+        features_N136 = centered_NK2.transpose(1, 2).flatten(1)  # all x, then all y
         outputs_N6 = self.net(features_N136.to(self.net[0].weight.dtype)).float()
         return outputs_N6 * constant(self.std, outputs_N6.device) + constant(self.mean, outputs_N6.device)
 

@@ -29,10 +29,17 @@ _SAMPLES = 2
 
 
 def pool_regions(levels: Sequence[Tensor], rois_M5: Tensor) -> Tensor:
-    """Cut each region out of the level that fits its size (Lin et al. 2017, equation 1): float32 (M, C, 7, 7).
+    """Pool each region from the level that fits its size (Lin et al. 2017, equation 1).
 
-    Not torchvision's MultiScaleRoIAlign, as it guesses the strides from the first picture that it sees and keeps them
-    for all later ones, and wants its regions in a list with one entry per frame.
+    Not torchvision's MultiScaleRoIAlign: it guesses the strides from its first picture and keeps them for all later
+    ones, and takes regions as a list with one entry per frame.
+
+    Args:
+        levels: of stride 4, 8, 16, 32 (more are ignored), (B, C, h, w) each.
+        rois_M5: float32 frame number, then left, top, right, bottom in pixels of the resized frame.
+
+    Returns:
+        float32 (M, C, 7, 7).
     """
     areas_M = (rois_M5[:, 3] - rois_M5[:, 1]) * (rois_M5[:, 4] - rois_M5[:, 2])
     level_M = torch.floor(4 + torch.log2(areas_M.sqrt() / 224) + 1e-6).clamp(2, 5) - 2
@@ -46,14 +53,19 @@ def pool_regions(levels: Sequence[Tensor], rois_M5: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-def anchors(height: int, width: int, grids: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, ...]:
-    """Anchors of each level in pixels of the resized frame, (A, 4) float32: rows, columns, ratios.
+def pyramid_anchors(
+    height: int, width: int, grids: tuple[tuple[int, int], ...], device: torch.device
+) -> tuple[Tensor, ...]:
+    """Anchors of each level of the pyramid.
 
     Args:
-        height: of the padded input.
-        width: of the padded input.
+        height: of the padded input, px.
+        width: of the padded input, px.
         grids: rows and columns of each level.
-        device: where they go.
+        device: of the results.
+
+    Returns:
+        Of each level (A, 4) float32: left, top, right, bottom in pixels of the resized frame; rows, columns, ratios.
     """
     generator = AnchorGenerator(tuple((side,) for side in _ANCHOR_SIDES), (_ANCHOR_RATIOS,) * len(_ANCHOR_SIDES))
     generator.set_cell_anchors(torch.float32, device)
@@ -65,18 +77,19 @@ class Proposals(nn.Module):
     """The region proposal network."""
 
     def __init__(self, channels: int) -> None:
+        """Build it with random weights, for levels of so many channels."""
         super().__init__()
         self.head = _ProposalHead(channels, len(_ANCHOR_RATIOS))
         self.coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
 
     def forward(self, levels: Sequence[Tensor], size: tuple[int, int], per_level: int, per_frame: int) -> Tensor:
-        """Regions that may hold something.
+        """Regions that may show a face.
 
         Args:
             levels: the pyramid's five levels, (B, C, h, w) each.
             size: rows and columns of the picture within the padded input.
-            per_level: proposals of a level and frame that go into suppression.
-            per_frame: proposals of a frame that are kept after it.
+            per_level: most proposals of a level and frame before suppression.
+            per_frame: most proposals of a frame after it.
 
         Returns:
             (M, 5) float32: frame number, then left, top, right, bottom in pixels of the picture; by frame, then
@@ -86,25 +99,25 @@ class Proposals(nn.Module):
         padded = tuple(-(-side // SIZE_DIVISIBLE) * SIZE_DIVISIBLE for side in size)
         boxes, scores, shifts = [], [], []
         for number, (features, anchors_A4) in enumerate(
-            zip(levels, anchors(*padded, grids, levels[0].device), strict=True)
+            zip(levels, pyramid_anchors(*padded, grids, levels[0].device), strict=True)
         ):
             scores_BA, deltas_BA4 = self.head(features)
-            best_BA, place_BA = scores_BA.topk(min(per_level, len(anchors_A4)), dim=1)
-            deltas_BA4 = deltas_BA4.gather(1, place_BA[:, :, None].expand(-1, -1, 4))
-            decoded = self.coder.decode_single(deltas_BA4.flatten(0, 1), anchors_A4[place_BA.flatten()])
-            boxes.append(decoded.unflatten(0, place_BA.shape))
+            best_BA, index_BA = scores_BA.topk(min(per_level, len(anchors_A4)), dim=1)
+            deltas_BA4 = deltas_BA4.gather(1, index_BA[:, :, None].expand(-1, -1, 4))
+            decoded = self.coder.decode_single(deltas_BA4.flatten(0, 1), anchors_A4[index_BA.flatten()])
+            boxes.append(decoded.unflatten(0, index_BA.shape))
             scores.append(best_BA)
-            # levels are suppressed apart: boxes are clipped to the frame, so this shift keeps them from meeting
+            # levels are suppressed separately: boxes are clipped to the frame, so shifted levels do not overlap
             shifts.append(best_BA.new_full(best_BA.shape, number * (max(size) + 1), dtype=torch.float64))
         boxes_BP4 = clip_boxes_to_image(torch.cat(boxes, dim=1), size)
         too_small_BP = ((boxes_BP4[:, :, 2:] - boxes_BP4[:, :, :2]) < _LEAST_SIDE).any(2)
-        # a box without area meets no other, and comes last
+        # a box without area overlaps no other, and comes last
         scores_BP = torch.cat(scores, dim=1).masked_fill(too_small_BP, -torch.inf)
-        apart_BP4 = boxes_BP4.double() + torch.cat(shifts, dim=1)[:, :, None]
+        shifted_BP4 = boxes_BP4.double() + torch.cat(shifts, dim=1)[:, :, None]
         # One call per frame, and only here: nms compares all with all, and a frame has up to 15000 boxes.
         kept = [
-            nms(apart, worth, _NMS_IOU)[:per_frame] + frame * scores_BP.shape[1]
-            for frame, (apart, worth) in enumerate(zip(apart_BP4, scores_BP.double(), strict=True))
+            nms(boxes_P4, scores_P, _NMS_IOU)[:per_frame] + frame * scores_BP.shape[1]
+            for frame, (boxes_P4, scores_P) in enumerate(zip(shifted_BP4, scores_BP.double(), strict=True))
         ]
         kept_M = torch.cat(kept)
         kept_M = kept_M[~too_small_BP.flatten()[kept_M]]
@@ -112,7 +125,7 @@ class Proposals(nn.Module):
 
 
 class _ProposalHead(nn.Module):
-    """Scores and box deltas of the anchors of one level; torchvision's own has other names."""
+    """Scores and box deltas of the anchors of one level; torchvision's own has other weight names."""
 
     def __init__(self, channels: int, ratios: int) -> None:
         super().__init__()

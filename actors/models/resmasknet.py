@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from actors.weights.state_dict import load_strict, read_state_dict
+from pipeline.schema import EMOTIONS
 
-_EMOTIONS = 7
 _DEEPEST = 1024  # channels at the bottom of every mask
 
 
 class ResMaskNet(ResNet):
-    """torchvision's ResNet-34; after each of its layers a mask says which features count."""
+    """torchvision's ResNet-34; after each of its layers a mask weights the features."""
 
     def __init__(self) -> None:
         super().__init__(BasicBlock, [3, 4, 6, 3])
-        self.fc = nn.Sequential(nn.Dropout(0.4), nn.Linear(512, _EMOTIONS))
+        self.fc = nn.Sequential(nn.Dropout(0.4), nn.Linear(512, len(EMOTIONS)))
         self.mask1 = _Mask(64)
         self.mask2 = _Mask(128)
         self.mask3 = _Mask(256)
@@ -36,8 +36,8 @@ class ResMaskNet(ResNet):
         """Probabilities of emotions.
 
         Args:
-            crops_NCHW: float32 RGB [0, 1], (N, 3, 224, 224); no further normalisation: the reference leaves out the
-                greyscale of the training set as well.
+            crops_NCHW: float32 RGB [0, 1], (N, 3, 224, 224); no further normalization: the reference leaves out the
+                grayscale of the training set as well.
 
         Returns:
             (N, 7) float32: anger, disgust, fear, happiness, sadness, surprise, neutral; they add up to 1.

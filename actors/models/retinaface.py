@@ -20,7 +20,7 @@ from actors.weights.state_dict import load_strict, read_state_dict
 _STRIDES = (8, 16, 32)
 _ANCHOR_SIDES = ((16, 32), (64, 128), (256, 512))  # px, per stride
 _ANCHORS_PER_CELL = 2
-_CENTRE_VARIANCE, _SIZE_VARIANCE = 0.1, 0.2
+_CENTER_VARIANCE, _SIZE_VARIANCE = 0.1, 0.2
 _NMS_IOU = 0.4
 # Both limits count per frame. The reference cuts at 5000 times the number of frames across the batch, so that a crowd
 # in one frame could cost another its faces.
@@ -31,7 +31,7 @@ _MAX_FACES = 750
 class RetinaFace(nn.Module):
     """Backbone, feature pyramid, context modules and heads; `detect` is the whole way from frames to faces.
 
-    `reduce`: frames are looked at in 1/reduce of their size: 1, or 2 for a model that was made for it.
+    `reduce`: frames are reduced to 1/reduce of their size first: 1, or 2 for a model that was trained for it.
     """
 
     mean_C11: Tensor
@@ -45,6 +45,16 @@ class RetinaFace(nn.Module):
         bgr: bool,
         score_threshold: float,
     ) -> None:
+        """Build the network with random weights.
+
+        Args:
+            body: backbone; gives the levels of stride 8, 16 and 32.
+            body_channels: of these levels.
+            out_channels: of the pyramid; up to 64 it has leaky ReLUs.
+            mean: of the training's channels 0 to 255, in the network's order.
+            bgr: the network reads BGR; frames are RGB.
+            score_threshold: least score of a face that `detect` returns, 0 to 1.
+        """
         super().__init__()
         self.reduce = 1
         self.body = body
@@ -60,8 +70,15 @@ class RetinaFace(nn.Module):
         self.bgr = bgr
         self.score_threshold = score_threshold
 
-    def normalise(self, frames_BCHW: Tensor) -> Tensor:
-        """The network's input, float32, from RGB frames of any dtype: channels in its order, minus their means."""
+    def normalize(self, frames_BCHW: Tensor) -> Tensor:
+        """The network's input.
+
+        Args:
+            frames_BCHW: RGB 0 to 255, any dtype.
+
+        Returns:
+            float32, same shape: channels in the network's order, minus their means.
+        """
         if self.bgr:
             frames_BCHW = frames_BCHW.flip(1)
         return frames_BCHW.to(torch.float32).sub_(self.mean_C11)
@@ -70,11 +87,11 @@ class RetinaFace(nn.Module):
         """Raw output of the network for each anchor.
 
         Args:
-            frames_BCHW: float32, out of `normalise`; any size.
+            frames_BCHW: float32, out of `normalize`; any size.
 
         Returns:
-            float32: box deltas (B, A, 4), probabilities of nothing and face (B, A, 2), point deltas (B, A, 10). Anchors
-            run over levels, rows, columns, sides.
+            float32: box deltas (B, A, 4), probabilities of background and face (B, A, 2), point deltas (B, A, 10).
+            Anchors run over levels, rows, columns, sides.
         """
         levels = self.fpn(*self.body(frames_BCHW.to(next(self.parameters()).dtype)))
         features = [ssh(level) for ssh, level in zip((self.ssh1, self.ssh2, self.ssh3), levels, strict=True)]
@@ -93,7 +110,7 @@ class RetinaFace(nn.Module):
         Returns:
             Detections with score >= the threshold, at most 750 per frame, boxes not clipped to the frame.
         """
-        inputs_BCHW = self.normalise(halve(frames_BCHW) if self.reduce == 2 else frames_BCHW)
+        inputs_BCHW = self.normalize(halve(frames_BCHW) if self.reduce == 2 else frames_BCHW)
         height, width = inputs_BCHW.shape[-2:]
         deltas_BA4, probabilities_BA2, point_deltas_BA10 = self(inputs_BCHW)
         scores_BA = probabilities_BA2[:, :, 1]
@@ -102,8 +119,8 @@ class RetinaFace(nn.Module):
 
         order_M = by_frame_then_score(frame_M, scores_M, _MAX_CANDIDATES)
         frame_M, anchor_M, scores_M = frame_M[order_M], anchor_M[order_M], scores_M[order_M]
-        anchors_M4 = anchors(height, width, frames_BCHW.device)[anchor_M]
-        # an odd side is rounded up: its last pixel stands for the frame's edge and what would lie beyond it
+        anchors_M4 = frame_anchors(height, width, frames_BCHW.device)[anchor_M]
+        # an odd side is rounded up: its last pixel covers the frame's edge and what would be beyond it
         size_2 = torch.tensor([width, height], dtype=torch.float32, device=frames_BCHW.device) * self.reduce
         boxes_M4 = decode_boxes(deltas_BA4[frame_M, anchor_M], anchors_M4) * size_2.repeat(2)
 
@@ -115,7 +132,14 @@ class RetinaFace(nn.Module):
 
 
 def halve(frames_BCHW: Tensor) -> Tensor:
-    """The means of 2x2 pixels, float32, from uint8; at an odd edge those of the pixels that there are."""
+    """Frames at half their size, by the means of 2x2 pixels.
+
+    Args:
+        frames_BCHW: uint8.
+
+    Returns:
+        float32 (B, C, ceil(H / 2), ceil(W / 2)), 0 to 255; at an odd edge the mean of the pixels that exist.
+    """
     height, width = frames_BCHW.shape[-2:]
     if height % 2:
         frames_BCHW = torch.cat([frames_BCHW, frames_BCHW[:, :, -1:]], 2)
@@ -127,11 +151,17 @@ def halve(frames_BCHW: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=32)
-def anchors(height: int, width: int, device: torch.device) -> Tensor:
-    """Anchors of a frame: centre x, centre y, width, height, in fractions of the frame.
+def frame_anchors(height: int, width: int, device: torch.device) -> Tensor:
+    """Anchors of a frame.
+
+    Args:
+        height: of the network's input, px.
+        width: likewise.
+        device: of the result.
 
     Returns:
-        (A, 4) float32; level by level, row by row, column by column, the smaller side first. Not clipped.
+        (A, 4) float32: center x, center y, width, height in fractions of the frame; level by level, row by row,
+        column by column, the smaller side first. Not clipped.
     """
     levels = []
     for stride, sides in zip(_STRIDES, _ANCHOR_SIDES, strict=True):
@@ -145,16 +175,32 @@ def anchors(height: int, width: int, device: torch.device) -> Tensor:
 
 
 def decode_boxes(deltas_M4: Tensor, anchors_M4: Tensor) -> Tensor:
-    """Boxes left, top, right, bottom in the unit of the anchors, from the network's deltas."""
-    centre_M2 = anchors_M4[:, :2] + deltas_M4[:, :2] * _CENTRE_VARIANCE * anchors_M4[:, 2:]
+    """Boxes from the network's deltas.
+
+    Args:
+        deltas_M4: float32, in units of the anchors' sizes and of the training's variances 0.1 and 0.2.
+        anchors_M4: float32 center x, center y, width, height.
+
+    Returns:
+        float32 (M, 4) left, top, right, bottom in the unit of the anchors.
+    """
+    center_M2 = anchors_M4[:, :2] + deltas_M4[:, :2] * _CENTER_VARIANCE * anchors_M4[:, 2:]
     size_M2 = anchors_M4[:, 2:] * torch.exp(deltas_M4[:, 2:] * _SIZE_VARIANCE)
-    corner_M2 = centre_M2 - size_M2 / 2
+    corner_M2 = center_M2 - size_M2 / 2
     return torch.cat([corner_M2, corner_M2 + size_M2], dim=1)
 
 
 def decode_points(deltas_M10: Tensor, anchors_M4: Tensor) -> Tensor:
-    """The five points (M, 5, 2) in the unit of the anchors, from the network's deltas."""
-    return anchors_M4[:, None, :2] + deltas_M10.unflatten(1, (5, 2)) * _CENTRE_VARIANCE * anchors_M4[:, None, 2:]
+    """The five points of faces from the network's deltas.
+
+    Args:
+        deltas_M10: float32 x, y of each point, in units of the anchors' sizes and of the training's variance 0.1.
+        anchors_M4: float32 center x, center y, width, height.
+
+    Returns:
+        float32 (M, 5, 2) in the unit of the anchors.
+    """
+    return anchors_M4[:, None, :2] + deltas_M10.unflatten(1, (5, 2)) * _CENTER_VARIANCE * anchors_M4[:, None, 2:]
 
 
 class _FeaturePyramid(nn.Module):
@@ -282,14 +328,14 @@ def build_retinaface_mnet025(files: Mapping[str, Path], score_threshold: float =
 
 
 def new_retinaface_r34(score_threshold: float = 0.5) -> RetinaFace:
-    """RetinaFace with ResNet-34 and random weights, in training mode."""
+    """RetinaFace with ResNet-34 and random weights, in training mode; `score_threshold` is 0 to 1."""
     return RetinaFace(
         _ResNet34Body(), (128, 256, 512), 128, mean=(123, 117, 104), bgr=False, score_threshold=score_threshold
     )
 
 
 def new_retinaface_mnet025(score_threshold: float = 0.5) -> RetinaFace:
-    """RetinaFace with MobileNetV1-0.25 and random weights, in training mode."""
+    """RetinaFace with MobileNetV1-0.25 and random weights, in training mode; `score_threshold` is 0 to 1."""
     return RetinaFace(
         _MobileNet025Body(), (64, 128, 256), 64, mean=(104, 117, 123), bgr=True, score_threshold=score_threshold
     )

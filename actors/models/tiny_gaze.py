@@ -1,8 +1,8 @@
-"""The gaze network of the bundle `tiny`: both eyes, cut upright out of a face's crop, and the head's pose.
+"""The gaze network of the bundle `tiny`: reads both eyes, cut upright out of a face's crop, and the head's pose.
 
-A crop of 112 pixels shows an eye on 20 of them, too few for a network that looks at the whole face and has seen few
-people. So the landmarks of `TinyTraits` say where the eyes are, and this network sees nothing else. Its layers have the
-sizes of Open Model Zoo's gaze-estimation-adas-0002 (Apache-2.0), from whose feature maps it learned (docs/tiny.md).
+In a crop of 112 pixels an eye is 20 wide, too few for a network that reads the whole face and was trained on few
+people. So the eyes are cut out at the landmarks of `TinyTraits`, and this network reads nothing else. Its layers have
+the sizes of Open Model Zoo's gaze-estimation-adas-0002 (Apache-2.0), from whose feature maps it learned (docs/tiny.md).
 
 Shapes: N faces, K landmarks, C H W channels, rows, columns.
 """
@@ -20,7 +20,7 @@ _CORNERS = ((36, 39), (42, 45))  # of the eyes, left in the picture first
 
 
 class TinyGaze(nn.Module):
-    """The line of sight out of both eyes and the pose."""
+    """The line of sight from both eyes and the pose."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,28 +40,32 @@ class TinyGaze(nn.Module):
         )
 
     def forward(self, left_NCHW: Tensor, right_NCHW: Tensor, pose_N3: Tensor) -> Tensor:
-        """Vectors (N, 3) of any length for upright eyes: x to the picture's right, y up, z < 0 towards the camera.
+        """The line of sight of upright eyes.
 
         Args:
             left_NCHW: the eye that is left in the picture, float32 RGB [0, 1], (N, 3, 60, 60).
             right_NCHW: the other one.
             pose_N3: pitch, roll, yaw in radians, with the signs of pipeline/schema.py.
+
+        Returns:
+            Vectors (N, 3) of any length in the dtype of the weights: x to the picture's right, y up, z < 0 toward the
+            camera.
         """
         # the layers are named after the subject's eyes, whose left one is right in the picture
-        left, right = self.left(centred(right_NCHW)), self.right(centred(left_NCHW))
+        left, right = self.left(centered(right_NCHW)), self.right(centered(left_NCHW))
         features_ND = self.both(torch.cat([left, right], 1)).flatten(1)
         return self.head(torch.cat([features_ND, head_angles(pose_N3)], 1))
 
     def look(self, crops_NCHW: Tensor, landmarks_NK2: Tensor, pose_N3: Tensor) -> Tensor:
-        """The line of sight in a crop, the mean of what its mirror image and itself show.
+        """The line of sight in a crop, averaged over the crop and its mirror image.
 
         Args:
             crops_NCHW: float32 RGB [0, 1], (N, 3, 112, 112), cut as `crops112`.
-            landmarks_NK2: 68 points in fractions of the crop.
+            landmarks_NK2: float32, 68 points in fractions of the crop.
             pose_N3: as `forward`.
 
         Returns:
-            Unit vectors (N, 3), axes as `forward`; NaN where an input is.
+            float32 unit vectors (N, 3), axes as `forward`; NaN where an input is.
         """
         left_NCHW, right_NCHW, angle_N = cut_eyes(crops_NCHW, landmarks_NK2)
         both = self(
@@ -82,19 +86,34 @@ def _active(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, 1, 1), nn.ReLU(), nn.BatchNorm2d(out_channels))
 
 
-def centred(eyes_NCHW: Tensor) -> Tensor:
-    """What the first layer reads of a picture in [0, 1]."""
+def centered(eyes_NCHW: Tensor) -> Tensor:
+    """The input of the first layer, from pictures in [0, 1]: about zero mean and unit deviation."""
     return (eyes_NCHW - 0.5) / 0.25
 
 
 def head_angles(pose_N3: Tensor) -> Tensor:
-    """What the head reads of a pose: yaw and pitch in degrees with the teacher's signs, and 0: the eyes are upright."""
+    """The input of the head from a pose.
+
+    Args:
+        pose_N3: pitch, roll, yaw in radians, in the signs of pipeline/schema.py.
+
+    Returns:
+        (N, 3): yaw and pitch in degrees with the teacher's signs, and 0 for the roll: the eyes are upright.
+    """
     pitch, _, yaw = (-pose_N3.rad2deg()).unbind(1)
     return torch.stack([yaw, pitch, torch.zeros_like(yaw)], 1)
 
 
 def turn(vector_N3: Tensor, angle_N: Tensor) -> Tensor:
-    """Vectors (x to the picture's right, y up) of faces that are turned clockwise in the picture, by radians."""
+    """Vectors turned in the picture's plane, from those of upright eyes to those of the face as it is.
+
+    Args:
+        vector_N3: x to the picture's right, y up, z from the camera.
+        angle_N: of the face, rad clockwise in the picture.
+
+    Returns:
+        (N, 3), axes as `vector_N3`.
+    """
     x, y, z = vector_N3.unbind(1)
     cos, sin = angle_N.cos(), angle_N.sin()
     # y points up, so clockwise in the picture is a negative turn
@@ -102,16 +121,16 @@ def turn(vector_N3: Tensor, angle_N: Tensor) -> Tensor:
 
 
 def cut_eyes(crops_NCHW: Tensor, landmarks_NK2: Tensor, aspect: float = BOX_ASPECT) -> tuple[Tensor, Tensor, Tensor]:
-    """Both eyes, upright and undistorted, and by how much the face is turned.
+    """Both eyes, upright and undistorted, and the angle of the face.
 
     Args:
         crops_NCHW: float32 RGB [0, 1], square.
         landmarks_NK2: 68 points in fractions of the crop.
-        aspect: width over height of what the crop shows.
+        aspect: width over height of the part of the frame that the crop covers.
 
     Returns:
         The eye that is left in the picture, the other one, each (N, 3, 60, 60), and the eye line's angle (N,) in
-        radians, clockwise in the picture. What lies outside the crop is black.
+        radians, clockwise in the picture. Pixels outside the crop are black.
     """
     unstretch = landmarks_NK2.new_tensor([aspect, 1.0])
     points_NK2 = landmarks_NK2 * unstretch

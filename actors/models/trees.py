@@ -23,12 +23,12 @@ class Trees:
 
     Attributes:
         left, right: per tree, the children of each node; -1 at a leaf.
-        feature: per tree, the column that each node asks.
-        value: per tree, the threshold of a node (left if below it), or the answer of a leaf.
-        offset: sum of the answers without any tree.
-        is_hinge: it answers 0 or 1; else a probability.
+        feature: per tree, the column that each node compares.
+        value: per tree, the threshold of a node (left if below it), or the value of a leaf.
+        offset: added to the values of the leaves.
+        is_hinge: the output is 0 or 1; else a probability.
         booster: xgboost's own form of it.
-        rounds: boosting rounds that count.
+        rounds: boosting rounds that are used.
     """
 
     left: Sequence[np.ndarray]
@@ -45,10 +45,13 @@ class Trees:
 
 
 def read_trees(handle: bytearray | bytes) -> Trees:
-    """The trees of a serialised xgboost Booster.
+    """The trees of a serialized xgboost Booster.
+
+    Args:
+        handle: as xgboost pickles it.
 
     Raises:
-        WeightsError: xgboost cannot read it (files before `_v2` hold a form that xgboost 3 gave up), or it is no
+        WeightsError: xgboost cannot read it (files before `_v2` have a format that xgboost 3 dropped), or it is not a
             two-class model of numeric splits.
     """
     booster = xgboost.Booster()
@@ -85,7 +88,7 @@ def read_trees(handle: bytearray | bytes) -> Trees:
 
 
 class TreeEnsemble(nn.Module):
-    """All trees of several classifiers in one table of nodes; a leaf is its own child, where short trees wait."""
+    """All trees of several classifiers in one table of nodes; a leaf is its own child, so short trees stay there."""
 
     feature: Tensor
     value: Tensor
@@ -106,11 +109,11 @@ class TreeEnsemble(nn.Module):
         feature, children, roots, first = [], [], [], 0
         self.depth = 0
         for trees, start in zip(classifiers, starts, strict=True):
-            for left, right, asks in zip(trees.left, trees.right, trees.feature, strict=True):
+            for left, right, columns in zip(trees.left, trees.right, trees.feature, strict=True):
                 nodes, is_leaf = np.arange(len(left)), left < 0
                 pair = np.stack([np.where(is_leaf, nodes, left), np.where(is_leaf, nodes, right)], axis=1)
                 children.append(pair + first)
-                feature.append(np.where(is_leaf, 0, asks) + start)
+                feature.append(np.where(is_leaf, 0, columns) + start)
                 roots.append(first)
                 first += len(left)
                 self.depth = max(self.depth, _depth(pair))
@@ -127,7 +130,7 @@ class TreeEnsemble(nn.Module):
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Probability of each classifier's second class.
+        """Probability of the second class of each classifier.
 
         Args:
             x: (N, width) float32, finite.
@@ -143,8 +146,8 @@ class TreeEnsemble(nn.Module):
     def _margins(self, x: Tensor) -> Tensor:
         node_NT = self.root_T.expand(len(x), -1)
         for _ in range(self.depth):
-            asked_NT = x.gather(1, self.feature[node_NT])
-            node_NT = self.child[2 * node_NT + (asked_NT >= self.value[node_NT])]
+            column_NT = x.gather(1, self.feature[node_NT])
+            node_NT = self.child[2 * node_NT + (column_NT >= self.value[node_NT])]
         margin = self.offset.repeat(len(x), 1)
         return margin.index_add_(1, self.owner_T, self.value[node_NT])
 

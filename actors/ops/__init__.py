@@ -1,4 +1,4 @@
-"""What is done to pixels and boxes around the networks: color conversion, crops, geometry, HOG, suppression.
+"""Operations on pixels and boxes around the networks: color conversion, crops, geometry, HOG, suppression.
 
-In: planes, boxes and landmarks as tensors on the device. Out: tensors on the same device. No weights, no files.
+In: YUV planes, boxes and landmarks as tensors on the device. Out: tensors on the same device. No weights, no files.
 """

@@ -1,4 +1,4 @@
-"""Cut-out pictures of faces, sampled straight from the frames, and the way back from crop to frame.
+"""Crops of faces, sampled straight from the frames, and the mapping of landmarks between crop and frame.
 
 All crops of a batch come out of one indexed gather: a face is a row of sampling positions and a frame number, so no
 frame is copied and no loop runs over faces. Pixels outside the frame are black.
@@ -29,7 +29,7 @@ _FARTHEST_PX = 2.0**30  # integer boxes stay far inside int64 and exact in float
 def crop_faces(frames_BCHW: Tensor, frame_N: Tensor, boxes_N4: Tensor, size: int, expand: float) -> Tensor:
     """Square crops of axis-aligned boxes, as the reference cuts them (docs/reference/pyfeat.md section 3.1).
 
-    Width and height of the box grow by `expand` about its centre, each on its own, and the rectangle is stretched to a
+    Width and height of the box grow by `expand` about its center, each on its own, and the rectangle is stretched to a
     square; nothing is clamped to the frame. Sampling is bilinear without antialiasing, at the reference's positions:
     with g = left + (i + 0.5) / size x width, the source index is g W / (W - 1) - 0.5, up to a pixel right of and below
     the exact place. The landmark, identity and AU weights were trained on crops that are cut this way.
@@ -42,7 +42,7 @@ def crop_faces(frames_BCHW: Tensor, frame_N: Tensor, boxes_N4: Tensor, size: int
         expand: 1.2 for landmarks, identity and gaze, 1.1 for emotions.
 
     Returns:
-        crops_NCHW float32 [0, 1], (N, 3, S, S). A face whose box is not finite gets NaN, and no other face does.
+        crops_NCHW float32 RGB [0, 1], (N, 3, S, S). A face whose box is not finite gets NaN, and no other face does.
     """
     height, width = frames_BCHW.shape[-2:]
     left, top, right, bottom = _expanded(boxes_N4, expand).unbind(1)
@@ -78,7 +78,7 @@ def landmarks_to_frame(landmarks_N136: Tensor, crop_boxes: Tensor) -> Tensor:
 
     Args:
         landmarks_N136: float32 x0, y0, x1, y1, ... in fractions of the crop; any even number of columns.
-        crop_boxes: int64 (N, 4) from the function of that name. The rounded box is meant: the reference maps with it.
+        crop_boxes: int64 (N, 4) from the function of that name; rounded, as the reference maps with rounded boxes.
 
     Returns:
         landmarks_NK2 float32 px of the frame.
@@ -89,7 +89,7 @@ def landmarks_to_frame(landmarks_N136: Tensor, crop_boxes: Tensor) -> Tensor:
 
 
 def landmarks_to_crop(landmarks_NK2: Tensor, crop_boxes: Tensor) -> Tensor:
-    """Landmarks of the frame in fractions of the crop: the way back of `landmarks_to_frame`.
+    """Landmarks of the frame in fractions of the crop: the inverse of `landmarks_to_frame`.
 
     Args:
         landmarks_NK2: float32 px of the frame.
@@ -104,7 +104,7 @@ def landmarks_to_crop(landmarks_NK2: Tensor, crop_boxes: Tensor) -> Tensor:
 
 
 def five_points(landmarks_NK2: Tensor) -> Tensor:
-    """Eye centres, nose tip and mouth corners out of the 68 landmarks, in the order of `ARCFACE_POINTS`.
+    """Eye centers, nose tip and mouth corners out of the 68 landmarks, in the order of `ARCFACE_POINTS`.
 
     Args:
         landmarks_NK2: (N, 68, 2) in dlib order, any unit.
@@ -125,9 +125,9 @@ def five_points(landmarks_NK2: Tensor) -> Tensor:
 
 
 def align_faces(frames_BCHW: Tensor, frame_N: Tensor, points_N52: Tensor, size: int = 112) -> Tensor:
-    """Crops turned, scaled and shifted so that five points of the face fall on ArcFace's template.
+    """Crops rotated, scaled and shifted so that five points of the face map to ArcFace's template.
 
-    Sampling is bilinear without antialiasing. Points and template count as pixel indices (a pixel's centre at the
+    Sampling is bilinear without antialiasing. Points and template count as pixel indices (a pixel's center at the
     integer), as in the alignment of ArcFace's training set.
 
     Args:
@@ -142,7 +142,7 @@ def align_faces(frames_BCHW: Tensor, frame_N: Tensor, points_N52: Tensor, size: 
     """
     template_N52 = (torch.tensor(ARCFACE_POINTS, device=points_N52.device) * (size / 112)).expand_as(points_N52)
     (a_N11, b_N11, tx_N11, ty_N11) = similarity(points_N52, template_N52)[:, :, None, None].unbind(1)
-    # The transform goes from frame to crop; each pixel of the crop looks the other way.
+    # The transform goes from frame to crop; pixels of the crop are sampled through its inverse.
     steps_S = torch.arange(size, device=points_N52.device, dtype=torch.float32)
     x_NSS, y_NSS = steps_S - tx_N11, steps_S[:, None] - ty_N11
     scale_N11 = a_N11.square() + b_N11.square()
@@ -156,19 +156,19 @@ def align_faces(frames_BCHW: Tensor, frame_N: Tensor, points_N52: Tensor, size: 
 
 
 def show_a_face(landmarks_NK2: Tensor, sizes_N2: Tensor) -> Tensor:
-    """Whether landmarks can be those of a face in its frame, so that what is computed out of them means something.
+    """Whether landmarks can be those of a face in its frame, so that results computed from them are meaningful.
 
     Args:
         landmarks_NK2: float32 px of the frame, finite or not.
         sizes_N2: width and height of each face's frame, px.
 
     Returns:
-        bool (N,): all are finite, one at least lies within the frame, and they do not lie on one line: their spread
+        bool (N,): all are finite, at least one is within the frame, and they are not on one line: their spread
         across their main direction (standard deviation) is above a thousandth of that along it.
     """
     in_frame_N = ((landmarks_NK2 >= 0) & (landmarks_NK2 <= sizes_N2[:, None])).all(2).any(1)
-    apart_NK2 = landmarks_NK2.double()  # the smaller spread is a difference of nearly equal numbers
-    x_NK, y_NK = (apart_NK2 - apart_NK2.mean(1, keepdim=True)).unbind(2)
+    points_NK2 = landmarks_NK2.double()  # the smaller spread is a difference of nearly equal numbers
+    x_NK, y_NK = (points_NK2 - points_NK2.mean(1, keepdim=True)).unbind(2)
     xx_N, yy_N, xy_N = x_NK.square().mean(1), y_NK.square().mean(1), (x_NK * y_NK).mean(1)
     # eigenvalues of the covariance matrix; NaN, which compares as false, if any landmark is not finite
     sum_N, difference_N = xx_N + yy_N, torch.hypot(xx_N - yy_N, 2 * xy_N)
@@ -176,7 +176,7 @@ def show_a_face(landmarks_NK2: Tensor, sizes_N2: Tensor) -> Tensor:
 
 
 def similarity(from_NK2: Tensor, to_NK2: Tensor) -> Tensor:
-    """The turn, scale and shift that carry points nearest to others; without reflection.
+    """The rotation, scale and shift that map points closest to others; without reflection.
 
     Least squares in closed form (Umeyama 1991): in the plane, with points as complex numbers, the best factor is the
     covariance of the two sets over the variance of the first.
@@ -200,7 +200,7 @@ def similarity(from_NK2: Tensor, to_NK2: Tensor) -> Tensor:
 
 
 def _expanded(boxes_N4: Tensor, expand: float) -> Tensor:
-    """Boxes grown about their centres, not rounded."""
+    """Boxes grown about their centers, not rounded."""
     left, top, right, bottom = boxes_N4.unbind(1)
     x, y = (left + right) / 2, (top + bottom) / 2
     half_width, half_height = (right - left) * expand / 2, (bottom - top) * expand / 2
@@ -210,11 +210,11 @@ def _expanded(boxes_N4: Tensor, expand: float) -> Tensor:
 def _reference_index(position: Tensor, length: int) -> Tensor:
     """Pixel index at which the reference samples a position in pixels.
 
-    It normalises by length - 1 and lets `grid_sample` undo that with length (align_corners=False). Written out in the
+    It normalizes by length - 1 and lets `grid_sample` undo that with length (align_corners=False). Written out in the
     same order, so that float32 rounds alike. A frame one pixel wide, where the reference divides by 0, counts as two.
     """
-    normalised = 2 * position / max(length - 1, 1) - 1
-    return ((normalised + 1) * length - 1) / 2
+    normalized = 2 * position / max(length - 1, 1) - 1
+    return ((normalized + 1) * length - 1) / 2
 
 
 def _sample(frames_BCHW: Tensor, frame_N: Tensor, x: Tensor, y: Tensor, size: int) -> Tensor:
@@ -242,7 +242,7 @@ def _sample(frames_BCHW: Tensor, frame_N: Tensor, x: Tensor, y: Tensor, size: in
             index_NSS = first_N11 + row * width + column
             weight_NSS = row_weight * column_weight
             for channel in range(channels):
-                # the offset of the channel lies in the view, so that one index serves all channels
+                # the offset of the channel is in the view, so that one index serves all channels
                 samples_NSS = torch.take(pixels[channel * height * width :], index_NSS)
                 crops_NCHW[block, channel].addcmul_(samples_NSS.to(torch.float32), weight_NSS)
     return crops_NCHW.div_(255)
@@ -271,12 +271,12 @@ def sharpness(crops_NCHW: Tensor) -> Tensor:
         crops_NCHW: float32 RGB [0, 1].
 
     Returns:
-        (N,) float32, in squared grey levels of 0-255.
+        (N,) float32, in squared gray levels of 0-255.
     """
     red, blue = LUMA_WEIGHTS["bt601"]
     weights_C = crops_NCHW.new_tensor([red, 1 - red - blue, blue])
-    grey_NHW = (crops_NCHW * weights_C[:, None, None]).sum(1) * 255
-    inner_NHW = grey_NHW[:, 1:-1, 1:-1]
-    around_NHW = grey_NHW[:, :-2, 1:-1] + grey_NHW[:, 2:, 1:-1] + grey_NHW[:, 1:-1, :-2] + grey_NHW[:, 1:-1, 2:]
+    gray_NHW = (crops_NCHW * weights_C[:, None, None]).sum(1) * 255
+    inner_NHW = gray_NHW[:, 1:-1, 1:-1]
+    around_NHW = gray_NHW[:, :-2, 1:-1] + gray_NHW[:, 2:, 1:-1] + gray_NHW[:, 1:-1, :-2] + gray_NHW[:, 1:-1, 2:]
     laplacian_NP = (around_NHW - 4 * inner_NHW).flatten(1)
     return (laplacian_NP - laplacian_NP.mean(1, keepdim=True)).square().mean(1)

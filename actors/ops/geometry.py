@@ -1,7 +1,7 @@
-"""Rotations, head poses and their projections: every function works on a whole batch, on any device, in one go.
+"""Rotations, head poses and their projections; all functions are batched and run on any device.
 
 A pose is six numbers: a rotation vector (axis times angle, rad) about the x, y and z axis, and a translation. The
-camera looks along +z, x to the right, y down; its focal length is the sum of the picture's sides and its centre
+camera looks along +z, x to the right, y down; its focal length is the sum of the picture's sides and its center
 (width // 2, height // 2), all in pixels. Formulas: docs/reference/pyfeat.md section 2.2, after img2pose (Albiero et al.
 2021).
 
@@ -18,7 +18,14 @@ _NEAR_HALF_TURN = math.pi - 0.05  # rad; above it the skew part is too small to 
 
 
 def rotation_matrix(rvec_N3: Tensor) -> Tensor:
-    """Rotation matrices (N, 3, 3) of rotation vectors, by Rodrigues' formula; the identity for a zero vector."""
+    """Rotation matrices of rotation vectors, by Rodrigues' formula.
+
+    Args:
+        rvec_N3: axis times angle, rad; float32 or float64.
+
+    Returns:
+        (N, 3, 3), same dtype; the identity for a zero vector.
+    """
     angle_N1 = rvec_N3.norm(dim=1, keepdim=True)
     x, y, z = (rvec_N3 / torch.where(angle_N1 > 0, angle_N1, 1)).unbind(1)
     zero = torch.zeros_like(x)
@@ -29,11 +36,17 @@ def rotation_matrix(rvec_N3: Tensor) -> Tensor:
 
 
 def rotation_vector(matrix_N33: Tensor) -> Tensor:
-    """Rotation vectors (N, 3) of rotation matrices, of angle 0 to pi: the inverse of `rotation_matrix`.
+    """Rotation vectors of rotation matrices: the inverse of `rotation_matrix`.
 
-    Matrices that are sheared, as `to_frame` makes them, are taken as they are: the angle from the trace, the axis
-    from the skew part. Near half a turn, where the skew part vanishes, the axis is the largest column of (R + 1) / 2;
+    Sheared matrices, as of `to_frame`, are treated like rotations: the angle from the trace, the axis from the skew
+    part. Near half a turn, where the skew part vanishes, the axis is the largest column of (R + 1) / 2;
     that is exact at half a turn only, and off by up to 5 degrees from 0.05 rad before it on, as in the reference.
+
+    Args:
+        matrix_N33: float32 or float64.
+
+    Returns:
+        (N, 3) axis times angle, rad, of angle 0 to pi; same dtype.
     """
     diagonal_N3 = matrix_N33.diagonal(dim1=1, dim2=2)
     angle_N1 = ((diagonal_N3.sum(1, keepdim=True) - 1) / 2).clamp(-1, 1).acos()
@@ -62,6 +75,9 @@ def rotation_vector(matrix_N33: Tensor) -> Tensor:
 def euler_angles(matrix_N33: Tensor) -> Tensor:
     """Angles about the fixed x, y and z axis, in this order (scipy's 'xyz'), of rotation matrices.
 
+    Args:
+        matrix_N33: float32 or float64.
+
     Returns:
         (N, 3) rad: x and z from -pi to pi, y from -pi/2 to pi/2. Where y is a quarter turn, x and z turn about the
         same axis, and only their sum or difference means something.
@@ -75,9 +91,9 @@ def euler_angles(matrix_N33: Tensor) -> Tensor:
 def to_frame(poses_N6: Tensor, boxes_N4: Tensor, height: int, width: int) -> Tensor:
     """Poses for the camera of the whole picture, from poses for a camera that looks at the middle of a box.
 
-    Moving the camera's centre from the picture's to the box's is the shear K^-1 K_box, whose only entries off the
+    Moving the camera's center from the picture's to the box's is the shear K^-1 K_box, whose only entries off the
     identity are those below; the reference inverts two matrices per box for it. The shear also acts on the rotation,
-    which then is none; its rotation vector is what `rotation_vector` makes of it, as in the reference.
+    which then is not a rotation; its rotation vector is that of `rotation_vector`, as in the reference.
 
     Args:
         poses_N6: rotation vector and translation relative to the box, z in units of the box.
@@ -89,9 +105,9 @@ def to_frame(poses_N6: Tensor, boxes_N4: Tensor, height: int, width: int) -> Ten
         (N, 6) rotation vector and translation relative to the picture.
     """
     focal = width + height
-    centre_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
-    shear_x_N = (centre_N2[:, 0] - width // 2) / focal
-    shear_y_N = (centre_N2[:, 1] - height // 2) / focal
+    center_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
+    shear_x_N = (center_N2[:, 0] - width // 2) / focal
+    shear_y_N = (center_N2[:, 1] - height // 2) / focal
     x_N, y_N, z_N = poses_N6[:, 3:].unbind(1)
     z_N = z_N * (focal / (boxes_N4[:, 2:] - boxes_N4[:, :2]).sum(1))
     moved_N3 = torch.stack([x_N + shear_x_N * z_N, y_N + shear_y_N * z_N, z_N], dim=1)
@@ -109,7 +125,7 @@ def to_frame(poses_N6: Tensor, boxes_N4: Tensor, height: int, width: int) -> Ten
 
 
 def project(points_K3: Tensor, poses_N6: Tensor, height: int, width: int) -> Tensor:
-    """Where the points of a face in some pose lie in a picture.
+    """The points of a face in some pose, projected into a picture.
 
     Args:
         points_K3: points of the reference face.
@@ -121,9 +137,9 @@ def project(points_K3: Tensor, poses_N6: Tensor, height: int, width: int) -> Ten
         (N, K, 2) x and y in pixels; not finite for a point in the plane of the camera.
     """
     turned_NK3 = points_K3 @ rotation_matrix(poses_N6[:, :3]).transpose(1, 2) + poses_N6[:, None, 3:]
-    centre_2 = torch.stack([turned_NK3.new_full((), width // 2), turned_NK3.new_full((), height // 2)])
+    center_2 = torch.stack([turned_NK3.new_full((), width // 2), turned_NK3.new_full((), height // 2)])
     depth_NK1 = turned_NK3[:, :, 2:]
-    return ((width + height) * turned_NK3[:, :, :2] + centre_2 * depth_NK1) / depth_NK1
+    return ((width + height) * turned_NK3[:, :, :2] + center_2 * depth_NK1) / depth_NK1
 
 
 def boxes_around(
@@ -139,7 +155,7 @@ def boxes_around(
 
     Args:
         points_NK2: pixels of the picture.
-        about_z_N: third number of the rotation vector; says on which side of the box the forehead is.
+        about_z_N: third number of the rotation vector, rad; decides on which side of the box the forehead is.
         height: of the picture, pixels.
         width: of the picture, pixels.
         x_factor: how much the box is wider than the points.
@@ -147,15 +163,15 @@ def boxes_around(
         forehead: room for it, in extents of the points.
 
     Returns:
-        (N, 4) left, top, right, bottom: whole pixels (cut off towards 0, as the reference does), left and top at
+        (N, 4) left, top, right, bottom: whole pixels (cut off toward 0, as the reference does), left and top at
         least 0, right and bottom at most the picture's. A face off the picture so gets a box without area.
     """
     low_N2, high_N2 = points_NK2.amin(1), points_NK2.amax(1)
     extent_N2 = high_N2 - low_N2
-    centre_N2 = 0.5 * (low_N2 + high_N2)
+    center_N2 = 0.5 * (low_N2 + high_N2)
     size_N2 = torch.stack([extent_N2[:, 0] * x_factor, extent_N2[:, 1] * y_factor], dim=1).trunc()
-    left, top = (centre_N2 - size_N2 * 0.5).unbind(1)
-    right, bottom = (centre_N2 + size_N2 * 0.5).unbind(1)
+    left, top = (center_N2 - size_N2 * 0.5).unbind(1)
+    right, bottom = (center_N2 + size_N2 * 0.5).unbind(1)
 
     room_x, room_y = (forehead * extent_N2).unbind(1)
     down = about_z_N.abs() > 2.5

@@ -1,9 +1,9 @@
-"""Histograms of oriented gradients of the aligned face, cut to its outline: what the classical models read.
+"""Histograms of oriented gradients of the aligned face, cut to its outline: the input of the classical models.
 
 Formulas: docs/reference/pyfeat.md sections 5.1 to 5.3. A face is turned until its eyes are level and scaled by eyes,
 nose and mouth; all but the convex hull of its landmarks and a block above it, the forehead, is made black; the
-gradients of what remains are counted by direction in cells of 8 x 8 pixels. Everything runs on all faces at once, on
-the crops' device.
+gradients of the rest are counted by direction in cells of 8 x 8 pixels. Everything runs on all faces at once, on the
+crops' device.
 
 Shapes: N faces, K landmarks (68), C channels (3), S side of the picture in pixels, G cells along a side.
 """
@@ -20,7 +20,7 @@ ORIENTATIONS, CELL, BLOCK = 8, 8, 2
 HOG_WIDTH = 5408  # of a picture of 112 pixels: 13 x 13 blocks of 2 x 2 cells
 
 _ENLARGED = 2.5  # side of the aligned picture over the extent of eyes, nose and mouth
-_OUTSIDE = 128.0  # the reference's value of pixels that lie off the crop, though the picture is 0 to 1
+_OUTSIDE = 128.0  # the reference's value of pixels outside the crop, although the picture is 0 to 1
 _LEAST = 1e-12
 _WHOLE = 1e-6  # px; rounding of an edge's place is far below, the next whole number's distance far above
 _CLIPPED, _NORM_EPSILON = 0.2, 1e-5  # L2-Hys
@@ -38,7 +38,7 @@ class HogFeatures:
         features_N5408: float32; order: block row, block column, cell row, cell column, direction.
         landmarks_N136: x0, y0, x1, y1, ... in whole pixels of the aligned picture, as float32.
 
-    Both are NaN for a face whose landmarks span no area or are not finite, or that shows nothing.
+    Both are NaN for a face whose landmarks span no area or are not finite, or whose outline is black.
     """
 
     features_N5408: Tensor
@@ -61,15 +61,15 @@ def hog_features(crops_NCHW: Tensor, landmarks_NK2: Tensor) -> HogFeatures:
         the frame.
     """
     size = crops_NCHW.shape[-1]
-    matrix_N23, points_NK2 = align(landmarks_NK2.to(torch.float64), size)
+    matrix_N23, points_NK2 = align_landmarks(landmarks_NK2.to(torch.float64), size)
     good_N = points_NK2.isfinite().all(2).all(1) & crops_NCHW.sum((1, 2, 3)).isfinite() & _spans_area(points_NK2)
     features, shown = [crops_NCHW.new_empty(0, _width(size))], [good_N[:0]]
     for block in _blocks(len(crops_NCHW), _BLOCK_FACES[crops_NCHW.device.type]):
-        aligned, on_crop = warp(crops_NCHW[block], matrix_N23[block])
+        aligned, on_crop = warp_affine(crops_NCHW[block], matrix_N23[block])
         mask = face_mask(points_NK2[block], size)
         seen = mask & on_crop
         off_crop = (mask ^ seen).to(aligned.dtype) * _OUTSIDE
-        described = hog(torch.addcmul(off_crop[:, None], aligned, seen.to(aligned.dtype)[:, None]))
+        described = hog_blocks(torch.addcmul(off_crop[:, None], aligned, seen.to(aligned.dtype)[:, None]))
         features.append(described)
         lit = (aligned != 0).any(1) & seen  # the fill beyond the crop alone shows nothing
         shown.append(lit.flatten(1).any(1) & (described != 0).any(1))
@@ -80,8 +80,8 @@ def hog_features(crops_NCHW: Tensor, landmarks_NK2: Tensor) -> HogFeatures:
     )
 
 
-def align(landmarks_NK2: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The turn, scale and shift that level the eyes and centre the face, and the landmarks carried along.
+def align_landmarks(landmarks_NK2: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The turn, scale and shift that level the eyes and center the face, and the landmarks carried along.
 
     Args:
         landmarks_NK2: float64 px of the crop.
@@ -106,7 +106,7 @@ def align(landmarks_NK2: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return matrix_N23, moved_NK2.trunc() + 0.0  # no negative zeros
 
 
-def warp(crops_NCHW: Tensor, matrix_N23: Tensor) -> tuple[Tensor, Tensor]:
+def warp_affine(crops_NCHW: Tensor, matrix_N23: Tensor) -> tuple[Tensor, Tensor]:
     """Pictures moved by affine maps; bilinear, black off the crop.
 
     Args:
@@ -171,7 +171,7 @@ def hull_mask(points_NK2: Tensor, size: int) -> Tensor:
         size: S.
 
     Returns:
-        (N, S, S) bool: what skimage's `grid_points_in_poly` says of scipy's `ConvexHull`.
+        (N, S, S) bool: as skimage's `grid_points_in_poly` of scipy's `ConvexHull`.
     """
     x_NK, y_NK = points_NK2.unbind(2)
     down_NKK = y_NK[:, None, :] - y_NK[:, :, None]
@@ -198,14 +198,14 @@ def hull_mask(points_NK2: Tensor, size: int) -> Tensor:
     return (columns_S >= first_NS[:, :, None]) & (columns_S <= last_NS[:, :, None])
 
 
-def hog(pictures_NCSS: Tensor) -> Tensor:
+def hog_blocks(pictures_NCSS: Tensor) -> Tensor:
     """Histograms of oriented gradients (Dalal and Triggs 2005), as scikit-image computes them.
 
     8 directions of 22.5 degrees without sign, cells of 8 x 8 pixels, blocks of 2 x 2 cells, L2-Hys. A pixel takes the
     gradient of the channel where it is largest, and counts whole for one direction.
 
     Args:
-        pictures_NCSS: float32.
+        pictures_NCSS: float32, S a multiple of 8.
 
     Returns:
         (N, blocks x blocks x 4 x 8) float32.
@@ -225,13 +225,13 @@ def hog(pictures_NCSS: Tensor) -> Tensor:
     direction_NSS = torch.atan2(gy, gx).mul_(ORIENTATIONS / math.pi).floor_().to(torch.int64).bitwise_and_(7)
     cells = size // CELL
     along_S = torch.arange(size, device=pictures_NCSS.device) // CELL
-    place_NSS = direction_NSS.add_((along_S[:, None] * cells + along_S) * ORIENTATIONS)
+    bin_NSS = direction_NSS.add_((along_S[:, None] * cells + along_S) * ORIENTATIONS)
     histogram = pictures_NCSS.new_zeros(count, cells * cells * ORIENTATIONS)
-    histogram.scatter_add_(1, place_NSS.flatten(1), square.sqrt().flatten(1))
-    return _normalised(histogram.div_(CELL * CELL).view(count, cells, cells, ORIENTATIONS))
+    histogram.scatter_add_(1, bin_NSS.flatten(1), square.sqrt().flatten(1))
+    return _normalized(histogram.div_(CELL * CELL).view(count, cells, cells, ORIENTATIONS))
 
 
-def _normalised(histogram_NGG8: Tensor) -> Tensor:
+def _normalized(histogram_NGG8: Tensor) -> Tensor:
     """Blocks of cells, each scaled to length 1, clipped, and scaled again."""
     blocks = histogram_NGG8.unfold(1, BLOCK, 1).unfold(2, BLOCK, 1).permute(0, 1, 2, 4, 5, 3).flatten(3)
     for clipped in (_CLIPPED, math.inf):

@@ -10,27 +10,39 @@ from torch import Tensor
 
 
 def suppress(boxes_M4: Tensor, scores_M: Tensor, frame_M: Tensor, iou: float) -> Tensor:
-    """Indices of the boxes that non-maximum suppression leaves, frame by frame in one call, in falling score.
+    """Indices of the boxes that non-maximum suppression keeps, frame by frame in one call, in falling score.
 
-    Frames are moved apart, so that their boxes cannot meet. In float64, so that the shift does not round the boxes:
-    what is found in a frame then does not depend on its place in the batch.
+    Boxes are shifted by frame, so that those of different frames do not overlap. In float64, so that the shift does not
+    round them: results of a frame then do not depend on its position in the batch.
 
     Args:
         boxes_M4: left, top, right, bottom in any unit; finite.
         scores_M: higher is better.
         frame_M: int64, the frame of each box.
-        iou: overlap (intersection over union) above which the lower score goes.
+        iou: intersection over union above which the box of lower score is dropped.
+
+    Returns:
+        int64 indices into the input.
     """
     if len(boxes_M4) == 0:
         return torch.empty_like(frame_M)
-    apart_M4 = boxes_M4.to(torch.float64)
-    span = apart_M4.max() - apart_M4.min() + 1
+    exact_M4 = boxes_M4.to(torch.float64)
+    span = exact_M4.max() - exact_M4.min() + 1
     _load_operators()
-    return torch.ops.torchvision.nms(apart_M4 + (frame_M * span)[:, None], scores_M.to(torch.float64), iou)
+    return torch.ops.torchvision.nms(exact_M4 + (frame_M * span)[:, None], scores_M.to(torch.float64), iou)
 
 
 def by_frame_then_score(frame_M: Tensor, scores_M: Tensor, limit: int) -> Tensor:
-    """Indices that sort by frame, then falling score, then input order; at most `limit` of each frame."""
+    """Indices that sort by frame, then falling score, then input order.
+
+    Args:
+        frame_M: int64, the frame of each box.
+        scores_M: higher is better.
+        limit: most boxes of a frame.
+
+    Returns:
+        int64 indices into the input.
+    """
     order_M = scores_M.argsort(descending=True, stable=True)
     order_M = order_M[frame_M[order_M].argsort(stable=True)]
     if len(order_M) <= limit:  # spares the GPU a wait: the length of what a mask leaves is known on the device only

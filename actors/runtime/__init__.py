@@ -1,4 +1,4 @@
-"""How a bundle runs on a device: batches, placement and precision, threads, Winograd convolutions, folded norms.
+"""The runtime of a bundle on a device: batches, placement and precision, threads, Winograd convolutions, folded norms.
 
-In: chunks (schema.FLOW) and the loaded networks. Out: rows of the slots as Arrow, and how long each model took.
+In: chunks (schema.FLOW) and the loaded networks. Out: rows of the slots as Arrow, and the seconds of each model.
 """

@@ -25,8 +25,8 @@ def fold_batch_norms(net: nn.Module) -> int:
     """Fold every batch norm that follows a convolution or a linear layer, directly or behind a ReLU, in place.
 
     Pairs are found by tracing `forward`, so a norm that comes before its convolution, or a convolution whose output is
-    used elsewhere too, stays as it is. A network that cannot be traced stays as it is too. Behind a ReLU, a norm with
-    positive factors s and shifts b only moves the bend: s max(y, 0) + b = max(s y + b, b).
+    used elsewhere too, is left unchanged. So is a network that cannot be traced. Behind a ReLU, a norm with positive
+    factors s and shifts b only moves the bend: s max(y, 0) + b = max(s y + b, b).
 
     Args:
         net: in eval mode, with its weights.
@@ -37,7 +37,7 @@ def fold_batch_norms(net: nn.Module) -> int:
     try:
         graph = _Tracer().trace(net)
     except (fx.proxy.TraceError, TypeError, AttributeError, RuntimeError, NotImplementedError):
-        return 0  # control flow that depends on values: slower, and still right
+        return 0  # control flow that depends on values: slower, but still correct
     calls = Counter(id(net.get_submodule(str(node.target))) for node in graph.nodes if node.op == "call_module")
     folded = 0
     for node in graph.nodes:
@@ -66,16 +66,17 @@ def fold_batch_norms(net: nn.Module) -> int:
 
 
 class Floor(nn.Module):
-    """Raises whatever lies below the least value of its channel; in place, as its input is of no use to others."""
+    """Clamps each channel from below, in place: nothing else reads its input."""
 
     least: torch.Tensor
 
     def __init__(self, least: torch.Tensor) -> None:
+        """Store the least value of each channel, in a shape that broadcasts to the input."""
         super().__init__()
         self.register_buffer("least", least, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x, changed."""
+        """The maximum of x and the least values, written to x."""
         return torch.maximum(x, self.least, out=x)
 
 

@@ -1,4 +1,4 @@
-"""Threads of an actor on the CPU that work beside each other, each on pieces of its own."""
+"""Parallel threads of an actor on the CPU, each with batches of frames of its own."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -10,10 +10,10 @@ Result = TypeVar("Result")
 
 
 class Lanes:
-    """Some threads, each of which has one thread of torch's, or the caller's alone with all of them.
+    """Threads that each use one thread of torch; or one lane, the caller's thread, that uses all of them.
 
     Two frames at once on one core each took 1.4 times less than one after the other on both (bundle pyfeat; tiny: 1.6):
-    torch's threads meet after every operation, and much of what lies between is done by one of them.
+    torch's threads meet after every operation, and much of the work between operations is done by one of them.
     """
 
     def __init__(self, count: int) -> None:
@@ -28,7 +28,17 @@ class Lanes:
             self._pool = ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(1,))
 
     def run(self, part: Callable[[int], Result]) -> list[Result]:
-        """`part` of each lane's number, in their order; raises the first lane's error, once all lanes are done."""
+        """Call `part` with the number of each lane, in parallel.
+
+        Args:
+            part: called once per lane, in its thread.
+
+        Returns:
+            The results in the order of the lanes.
+
+        Raises:
+            Exception: the error of the first lane that has one, once all lanes are done.
+        """
         if self._pool is None:
             return [part(0)]
         waiting = [self._pool.submit(part, lane) for lane in range(self.count)]

@@ -1,4 +1,4 @@
-"""Where an actor's time goes, model by model, as plain numbers: whoever runs the actor may record them."""
+"""Seconds and faces of each model of an actor, as plain numbers for metrics and benchmarks."""
 
 import threading
 import time
@@ -13,17 +13,18 @@ import torch
 class Stopwatch:
     """Adds up the seconds of the last call, those of several lanes together.
 
-    On a GPU the host does not wait for the models, so their time is taken by events on the device, which are read when
-    the results are there anyway; nothing is synchronised for it (not measured: no GPU was at hand).
+    On a GPU the host does not wait for the models, so their time is measured by events on the device, which are read
+    once the results are on the host; nothing is synchronized for it (not measured: no GPU was available).
     """
 
     def __init__(self, device: torch.device) -> None:
+        """Start at zero, for models on this device."""
         self.device = device
         self._lock = threading.Lock()
         self.reset()
 
     def reset(self) -> None:
-        """Begin a call."""
+        """Start a call at zero."""
         self._seconds: dict[str, float] = defaultdict(float)
         self._events: list[tuple[str, Any, Any]] = []
         self._faces: dict[str, int] = defaultdict(int)
@@ -31,7 +32,7 @@ class Stopwatch:
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
-        """The body counts for a model."""
+        """Add the seconds of the body to a model, by its slot."""
         if self.device.type == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
@@ -39,30 +40,30 @@ class Stopwatch:
             end.record()
             self._events.append((name, begin, end))
             return
-        begun = time.perf_counter()
+        start = time.perf_counter()
         yield
         with self._lock:
-            self._seconds[name] += time.perf_counter() - begun
+            self._seconds[name] += time.perf_counter() - start
 
     def batch(self, faces: int, room: int) -> None:
-        """A batch of faces was made, of `room` that would fit."""
+        """Record a batch of faces, of `room` that would fit."""
         self._fill.append(min(1.0, faces / room))
 
     def count(self, name: str, faces: int) -> None:
-        """Faces went through a model."""
+        """Record faces that went through a model, by its slot."""
         with self._lock:
             self._faces[name] += faces
 
     def report(self) -> dict[str, Any]:
-        """The last call; its results must be on the host.
+        """Numbers of the last call; its results must be on the host.
 
         Returns:
             `seconds` and `faces`: slot -> number; `batch_fill`: share of each batch of faces that was full;
-            `gpu_memory_bytes`: most that this process held since it began, 0 on a CPU.
+            `gpu_memory_bytes`: peak of this process since its start, 0 on a CPU.
         """
         seconds = dict(self._seconds)
         for name, begin, end in self._events:
-            if end.query():  # else the call ended early, by an error
+            if end.query():  # else an error ended the call early
                 seconds[name] = seconds.get(name, 0.0) + begin.elapsed_time(end) / 1000
         on_gpu = self.device.type == "cuda"
         memory = torch.cuda.max_memory_allocated(self.device) if on_gpu else 0

@@ -2,11 +2,11 @@
 
 F(4x4, 3x3): a tile of 4x4 outputs takes 36 products per pair of channels instead of 144; F(2x2, 3x3): one of 2x2 takes
 16 instead of 36. Input tiles, weights and output tiles are transformed (winograd_transforms.py); the matrix products
-between them run near the peak. oneDNN has the algorithm for AVX-512 only; NNPACK, which torch brings along, refused to
-run on the machine that it was tried on.
+between them run near the peak. oneDNN has the algorithm for AVX-512 only; NNPACK, which torch includes, refused to run
+on the machine that it was tried on.
 
 Sums come in another order and with other factors than in direct convolution: results differ by 1e-5 of the largest.
-The choice of algorithm hangs on the layer alone, never on the batch. Figures: docs/benchmarks/speed_epyc_20261124.md.
+The choice of algorithm depends on the layer alone, never on the batch. Figures: docs/benchmarks/speed_epyc_20261124.md.
 
 Letters: N pictures, C K channels in and out, H W rows and columns, T tiles, P products of a tile.
 """
@@ -21,7 +21,7 @@ from actors.runtime import winograd_transforms
 _LEAST_CHANNELS, _LEAST_PAIRS = 32, 32 * 64  # below, the transforms cost more than the products save
 #: channels in times out up to which tiles are large; weights then take 36 / 9 of the memory, else 16 / 9
 _LARGE_TILES = 512 * 512
-#: numbers of a step's tiles: what lies between the transforms must stay in the cache
+#: numbers of a step's tiles: intermediate results must stay in the cache
 _LEAST_STEP, _MOST_STEP = 1 << 19, 1 << 21
 
 #: outputs of a tile along one side -> G of sections 4.1 and 4.3; B^T and A^T are in winograd_transforms.py
@@ -61,7 +61,7 @@ def _suits(layer: nn.Conv2d) -> bool:
     plain = (layer.kernel_size, layer.stride, layer.padding, layer.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
     pairs = layer.in_channels * layer.out_channels
     narrow = pairs < _LEAST_PAIRS or min(layer.in_channels, layer.out_channels) < _LEAST_CHANNELS
-    # hooks may make the weights anew at every call
+    # hooks may recompute the weights at every call
     hooked = layer._forward_pre_hooks or layer._forward_hooks
     return plain and layer.groups == 1 and layer.padding_mode == "zeros" and not narrow and not hooked
 
@@ -76,7 +76,7 @@ class WinogradConv(nn.Module):
         """Transform the weights of a layer.
 
         Args:
-            layer: that `use_winograd` finds suited.
+            layer: 3x3, of stride and padding 1, float32; see `use_winograd`.
         """
         super().__init__()
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
@@ -94,7 +94,7 @@ class WinogradConv(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The layer's weights (K, C, 3, 3) but for rounding, for networks that look at them; computed at each call."""
+        """The layer's weights (K, C, 3, 3) but for rounding, for users' networks that read them."""
         matrix = torch.tensor(_WEIGHTS[self.tile], dtype=torch.float64)
         flat = torch.linalg.pinv(torch.kron(matrix, matrix)) @ self.weights_PCK.double().flatten(1)
         return flat.float().view(3, 3, self.in_channels, self.out_channels).permute(3, 2, 0, 1)
@@ -106,7 +106,14 @@ class WinogradConv(nn.Module):
 
     @torch.no_grad()
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """As the layer's: float32 (N, C, H, W) to (N, K, H, W), in channels-last order."""
+        """The convolution.
+
+        Args:
+            x_NCHW: float32, on the CPU.
+
+        Returns:
+            (N, K, H, W) float32, in channels-last order.
+        """
         count, _, height, width = x_NCHW.shape
         rows, columns = -(-height // self.tile), -(-width // self.tile)
         padded_NHWC = self._pad(x_NCHW, rows, columns)

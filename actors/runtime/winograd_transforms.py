@@ -9,7 +9,7 @@ Shapes: N pictures, H W rows and columns, C channels; T tiles of all pictures, r
 import numpy as np
 from numba import njit
 
-# contract: fused multiply-adds; whatever else fastmath allows would take NaN for impossible
+# contract: fused multiply-adds; the other flags of fastmath would assume that there is no NaN
 _compiled = njit(nogil=True, cache=True, fastmath={"contract"})
 _2, _4, _5, _8 = (np.float32(number) for number in (2, 4, 5, 8))
 

@@ -1,8 +1,8 @@
-"""Getting weight files: from the hub, from a mirror laid out like it, or from any URI; each once per machine.
+"""Downloads of weight files: from the hub, from a mirror laid out like it, or from any URI; each once per machine.
 
-Digests too are taken once per file and machine, and not once per process: eight actors that start on one machine would
-each read 550 MB for a digest that has not changed. So it is noted in the cache folder, and not beside the file, since
-weights often lie on shares that cannot be written. A note holds for the file's size and time of change.
+Digests are computed once per file and machine, not once per process: eight actors that start on one machine would each
+read 550 MB for a digest that has not changed. They are noted in the cache folder and not beside the file, since weights
+are often on shares that cannot be written. A note holds for the file's size and time of change.
 """
 
 import contextlib
@@ -10,15 +10,17 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fsspec.implementations.local import LocalFileSystem
+
 from actors.errors import DigestError, MissingWeightsError, UnreachableError
-from actors.weights.state_dict import digest
+from actors.weights.state_dict import file_digest
+from pipeline.storage.output import Output, write_bytes
 
 _NOTED_BYTES = 8 << 20  # smaller files are read faster than a note is found
 # As in git's index: a file that changed this recently could change once more within one tick of the file system's
@@ -34,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Access:
-    """How this machine gets at weight files.
+    """Access of this machine to weight files.
 
     Attributes:
         cache: folder for copies; None: the hub's own cache folder, and the user's for other files.
@@ -49,14 +51,14 @@ class Access:
 
 @dataclass(frozen=True)
 class FileRef:
-    """A weight file that has been found: enough for any machine to get the same bytes.
+    """A located weight file: enough for any machine to fetch the same bytes.
 
     Attributes:
         digest: SHA-256 of the bytes, hex.
-        uri: where it lies, if it is not fetched from the hub.
+        uri: its location, if it is not fetched from the hub.
         repo: hub repository, also of a file of a mirror; else None.
         name: file name in the repository.
-        revision: the resolved commit; None where a mirror does not tell.
+        revision: the resolved commit; None where a mirror has none on record.
         package: path below the package `actors`, if it ships with Faceatlas.
     """
 
@@ -68,19 +70,19 @@ class FileRef:
     package: str | None = None
 
     @property
-    def place(self) -> str:
-        """The file's place, for messages and run records."""
+    def location(self) -> str:
+        """The file's location, for messages and run records."""
         if self.package is not None:
             return f"package:{self.package}"
         return self.uri if self.uri is not None else f"hub:{self.repo}/{self.name}@{self.revision}"
 
 
 def retrying(call: Callable[[], T], waits_s: tuple[float, ...] | None = None) -> T:
-    """The result of a call over the network; after an error that may pass it is tried again.
+    """The result of a call over the network, retried after transient errors.
 
     Args:
         call: may be called several times.
-        waits_s: seconds before each further attempt, made up to twice as long by chance; None: RETRY_WAITS_S.
+        waits_s: seconds before each retry, each up to doubled at random; None: RETRY_WAITS_S.
     """
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_random
 
@@ -95,14 +97,14 @@ def retrying(call: Callable[[], T], waits_s: tuple[float, ...] | None = None) ->
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether an error of storage or network may be gone at the next attempt."""
+    """Whether an error of storage or network is transient."""
     import aiohttp
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     if isinstance(error, LocalEntryNotFoundError):
         return False  # the hub's own client has tried for half a minute
     if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, aiohttp.ClientError):
-        return _may_pass(error.__cause__)  # fsspec takes any answer but the file for a missing file
+        return _may_pass(error.__cause__)  # fsspec reports any answer but the file as a missing file
     if isinstance(error, HfHubHTTPError):
         return error.response is not None and _is_busy(error.response.status_code)
     if isinstance(error, aiohttp.ClientResponseError):
@@ -113,7 +115,7 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _refusal(error: FileNotFoundError) -> str | None:
-    """What a web server answered, if fsspec takes another answer than "not found" for a missing file."""
+    """The answer of a web server that fsspec reported as a missing file, if it was not "not found"."""
     import aiohttp
 
     cause = error.__cause__
@@ -127,7 +129,7 @@ def _is_busy(status: int) -> bool:
 
 
 def open_storage(uri: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
-    """The fsspec file system of a path or URI, and the path in it; options are for remote storage only."""
+    """The fsspec file system of a path or URI, and the path in it; `options` are for remote storage only."""
     import fsspec
 
     if is_local(uri):
@@ -136,7 +138,7 @@ def open_storage(uri: str, options: Mapping[str, Any] | None = None) -> tuple[An
 
 
 def is_local(uri: str) -> bool:
-    """Whether a path or URI is a file of this machine, which is read where it lies."""
+    """Whether a path or URI is a file of this machine, which is read in place."""
     return "://" not in uri or uri.startswith("file://")
 
 
@@ -145,7 +147,7 @@ def fetch_uri(
 ) -> Path:
     """A local path with the bytes of `uri`: of a local file its own, else of a copy in the cache.
 
-    A copy is made once, whoever asks for it at the same time, and anew when the file changes.
+    A copy is made once, also if several processes ask at the same time, and again when the file changes.
 
     Args:
         uri: a path, `file://`, or any fsspec URI.
@@ -155,8 +157,8 @@ def fetch_uri(
 
     Raises:
         FileNotFoundError: there is no such file.
-        MissingWeightsError: it cannot be read, also not after several attempts.
-        DigestError: a copy was made, and its bytes are not those expected. A local file is not checked here.
+        MissingWeightsError: it cannot be read, even after retries.
+        DigestError: checksum mismatch of the copy. A local file is not checked here.
     """
     from filelock import FileLock
 
@@ -190,12 +192,12 @@ def fetch_uri(
         except Exception as error:  # every storage has errors of its own
             raise MissingWeightsError(f"{uri} cannot be read: {str(error) or type(error).__name__}") from error
         if expected is not None and known["sha256"] != expected:
-            raise DigestError(f"{uri} holds other bytes than expected: SHA-256 {known['sha256']}, not {expected}")
+            raise DigestError(f"checksum mismatch of {uri}: SHA-256 {known['sha256']}, expected {expected}")
     return target
 
 
 def _fingerprint(info: Mapping[str, Any]) -> str:
-    """What tells changed bytes apart without reading them: the size, and the ETag or else the time of change."""
+    """Detects changed bytes without reading them: the size, and the ETag or else the time of change."""
     marks = (info.get(name) for name in ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated"))
     return f"{info.get('size')} {next((mark for mark in marks if mark is not None), '')}"
 
@@ -206,7 +208,7 @@ def _download(fs: Any, path: str, size: int | None, target: Path) -> str:
     fs.get_file(path, str(part))
     if size is not None and part.stat().st_size != size:
         raise OSError(f"the download ended after {part.stat().st_size} of {size} bytes")
-    sha256 = digest(part)
+    sha256 = file_digest(part)
     part.replace(target)
     return sha256
 
@@ -219,14 +221,20 @@ def hub_cache(cache: str | None) -> str | None:
 def fetch_hub(
     repo: str, names: tuple[str, ...], revision: str | None, cache: str | None = None
 ) -> tuple[Path, str, str]:
-    """Download a file of a hub repository (or find it in the hub's cache).
+    """Download a file of a hub repository, or take it from the hub's cache.
+
+    Args:
+        repo: `owner/name`.
+        names: file names to try, in this order.
+        revision: commit or branch; None: the default branch.
+        cache: cache folder.
 
     Returns:
-        Local path, the name under which it was found, the resolved commit.
+        Local path, the name that was there, the resolved commit.
 
     Raises:
-        MissingWeightsError: not there under any name, or the hub refuses.
-        UnreachableError: the hub does not answer, and no copy is here.
+        MissingWeightsError: there is no file of any of the names, or the hub refuses.
+        UnreachableError: the hub does not answer, and there is no copy on this machine.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
@@ -245,17 +253,22 @@ def fetch_hub(
         except (HfHubHTTPError, OSError) as error:
             raise MissingWeightsError(f"the hub refused or failed ({error})") from error
         parts = path.parts  # <cache>/models--<owner>--<repository>/snapshots/<commit>/<name>
-        place = len(parts) - 1 - parts[::-1].index("snapshots") if "snapshots" in parts else None
-        return path, name, parts[place + 1] if place is not None else revision or "unknown"
+        index = len(parts) - 1 - parts[::-1].index("snapshots") if "snapshots" in parts else None
+        return path, name, parts[index + 1] if index is not None else revision or "unknown"
     raise MissingWeightsError(f"the repository has no file {' or '.join(names)}")
 
 
 def fetch(ref: FileRef, cache: str | None = None, options: Mapping[str, Any] | None = None) -> Path:
-    """Local path of a found file, on whatever machine this runs.
+    """Local path of a located file, on the machine that this runs on.
+
+    Args:
+        ref: the file.
+        cache: cache folder.
+        options: for fsspec.
 
     Raises:
-        MissingWeightsError: it is not there any more.
-        DigestError: a copy of it was made, and it has changed.
+        MissingWeightsError: it is gone.
+        DigestError: checksum mismatch of the copy: the file has changed.
     """
     try:
         if ref.package is not None:
@@ -263,11 +276,11 @@ def fetch(ref: FileRef, cache: str | None = None, options: Mapping[str, Any] | N
         if ref.uri is not None:
             return fetch_uri(ref.uri, cache, options, ref.digest)
         if ref.repo is None or ref.name is None:
-            raise MissingWeightsError("a weight file without a place")
+            raise MissingWeightsError("a weight file without a location")
         return fetch_hub(ref.repo, (ref.name,), ref.revision, cache)[0]
     except FileNotFoundError as error:
         raise MissingWeightsError(
-            f"weight file {ref.place} was there when the run started and is not on {_host()}"
+            f"weight file {ref.location} was available when the run started and is missing on {_host()}"
         ) from error
 
 
@@ -276,12 +289,12 @@ def _host() -> str:
 
 
 def cache_folder(cache: str | None) -> Path:
-    """The folder for files of mirrors and for notes: as configured, else the user's."""
+    """The folder for copies of mirrors' files and for notes of digests: as configured, else the user's."""
     return Path(cache) if cache is not None else Path.home() / ".cache" / "faceatlas"
 
 
 def noted_digest(path: Path, cache: str | None = None) -> str:
-    """SHA-256 of a file, 64 hex digits: as noted on this machine, else of its bytes.
+    """SHA-256 of a file, 64 hex digits: as noted on this machine, else computed from its bytes.
 
     Args:
         path: the file.
@@ -291,22 +304,22 @@ def noted_digest(path: Path, cache: str | None = None) -> str:
         MissingWeightsError: there is no such file.
     """
     if not path.is_file() or path.stat().st_size < _NOTED_BYTES:
-        return digest(path)
+        return file_digest(path)
     state = path.stat()
     identity: dict[str, Any] = {"path": str(path.resolve()), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
     name = hashlib.sha256(identity["path"].encode()).hexdigest()[:16]
     note = cache_folder(cache) / "digests" / f"{name}.json"
     if (known := read_json(note)) is not None and identity.items() <= known.items():
         return str(known["sha256"])
-    sha256 = digest(path)
+    sha256 = file_digest(path)
     if time.time() - state.st_mtime >= _SETTLED_S and path.stat().st_mtime_ns == state.st_mtime_ns:
-        with contextlib.suppress(OSError):  # a machine without a cache folder takes the digest again each time
+        with contextlib.suppress(OSError):  # a machine without a cache folder computes the digest each time
             write_json(note, {**identity, "sha256": sha256})
     return sha256
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """An object of a JSON file; None if there is none that can be read."""
+    """The object in a JSON file; None if it is missing, damaged or not an object."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -315,8 +328,5 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file so that it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    aside.replace(path)
+    """Write a JSON file atomically."""
+    write_bytes(Output(LocalFileSystem(), str(path.parent)), path.name, (json.dumps(content, indent=2) + "\n").encode())

@@ -1,13 +1,13 @@
-"""The models that Faceatlas knows by name, and the bundles made of them: plain tables to read and to grep."""
+"""The catalog: all models that Faceatlas knows by name, and the bundles made of them, as literal tables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-SLOTS = ("face", "landmarks", "pose", "action_units", "emotions", "embeddings", "gaze")
+from pipeline.schema import SLOTS
 
-#: what a model reads: whole frames; the reference's crops of 112 and 224 pixels (box grown 1.2 and 1.1 times) and the
+#: inputs of models: whole frames; the reference's crops of 112 and 224 pixels (box grown 1.2 and 1.1 times) and the
 #: 224-pixel crop of the 1.2-times box; faces aligned on five points; the 68 landmarks; HOG features of the aligned,
-#: masked face; or what the face model itself said of each face (its pose)
+#: masked face; or the pose that the face model itself gave for each face
 INPUTS = ("frames", "crops112", "crops224", "wide224", "aligned112", "landmarks", "hog112", "detector")
 
 
@@ -39,15 +39,15 @@ class PackageFile:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What must be known of a model before it is loaded.
+    """The facts of a model that are needed before it is loaded.
 
     Attributes:
         builder: `module:function`, called as `function(files, **parameters)`.
         input: one of INPUTS.
-        files: role -> where the file is.
-        licence: of the weights, as their publisher states it.
-        research_only: the licence forbids commercial use; said wherever the model is named.
-        algorithm: raised when our code changes this model's numbers; part of the version.
+        files: role -> location of the file.
+        license: of the weights, as their publisher states it.
+        research_only: the license forbids commercial use; stated wherever the model is named.
+        algorithm: incremented when our code changes this model's numbers; part of the version.
         points: a face model that also gives five points per face.
         poses: a face model that also gives a head pose per face.
         same_person_cosine: for embeddings, the cosine at which two tracks are one person.
@@ -60,7 +60,7 @@ class ModelCard:
     builder: str
     input: str
     files: Mapping[str, HubFile | PackageFile] = field(default_factory=dict)
-    licence: str = "unknown"
+    license: str = "unknown"
     research_only: bool = False
     algorithm: int = 1
     points: bool = False
@@ -79,14 +79,14 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             builder="actors.models.retinaface:build_retinaface_r34",
             input="frames",
             files={"weights": HubFile("py-feat/retinaface_r34", ("model.safetensors", "retinaface_r34.safetensors"))},
-            licence="MIT",
+            license="MIT",
             points=True,
         ),
         "retinaface_mnet025": ModelCard(
             builder="actors.models.retinaface:build_retinaface_mnet025",
             input="frames",
             files={"weights": HubFile("py-feat/retinaface_mnet025", ("model.safetensors",))},
-            licence="MIT",
+            license="MIT",
             points=True,
         ),
         "img2pose": ModelCard(
@@ -96,7 +96,7 @@ MODELS: dict[str, dict[str, ModelCard]] = {
                 "weights": HubFile("py-feat/img2pose", ("model.safetensors",)),
                 "config": HubFile("py-feat/img2pose", ("config.json",)),
             },
-            licence="CC-BY-NC-4.0",
+            license="CC-BY-NC-4.0",
             research_only=True,
             poses=True,
         ),
@@ -105,7 +105,7 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             input="frames",
             files={"weights": PackageFile("tiny/face.safetensors")},
             algorithm=2,
-            licence=_OURS,
+            license=_OURS,
             points=True,
         ),
     },
@@ -114,27 +114,27 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             builder="actors.models.mobilefacenet:build_mobilefacenet",
             input="crops112",
             files={"weights": HubFile("py-feat/mobilefacenet", ("mobilefacenet_model_best.pth.tar",))},
-            licence="none stated",
+            license="none stated",
             precision={"cuda": "float16"},
         ),
         "pfld": ModelCard(
             builder="actors.models.pfld:build_pfld",
             input="crops112",
             files={"weights": HubFile("py-feat/pfld", ("pfld_model_best.pth.tar",))},
-            licence="none stated",
+            license="none stated",
             precision={"cuda": "float16"},
         ),
         "mobilenet": ModelCard(
             builder="actors.models.mobilenet:build_mobilenet",
             input="wide224",
             files={"weights": HubFile("py-feat/mobilenet", ("mobilenet_224_model_best_gdconv_external.pth.tar",))},
-            licence="none stated",
+            license="none stated",
         ),
         "tiny": ModelCard(
             builder="actors.models.tiny:build_tiny_landmarks",
             input="crops112",
             files={"weights": PackageFile("tiny/traits.safetensors")},
-            licence=_OURS,
+            license=_OURS,
         ),
     },
     "pose": {
@@ -145,19 +145,19 @@ MODELS: dict[str, dict[str, ModelCard]] = {
                 "weights": HubFile("py-feat/pose_mlp_v2", ("pose_mlp_v2.safetensors",)),
                 "config": HubFile("py-feat/pose_mlp_v2", ("pose_mlp_v2.json",)),
             },
-            licence="none stated",
+            license="none stated",
         ),
         "img2pose": ModelCard(
             builder="actors.models.img2pose:build_pose_from_detector",
             input="detector",
-            licence="CC-BY-NC-4.0 (that of the face model)",
+            license="CC-BY-NC-4.0 (that of the face model)",
             research_only=True,
         ),
         "tiny": ModelCard(
             builder="actors.models.tiny:build_tiny_pose",
             input="crops112",
             files={"weights": PackageFile("tiny/traits.safetensors")},
-            licence=_OURS,
+            license=_OURS,
         ),
     },
     "action_units": {
@@ -167,7 +167,7 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             files={
                 "weights": HubFile("py-feat/xgb_au", ("xgb_au_classifier_v2.skops", "xgb_au_classifier.skops")),
             },
-            licence="no single licence stated",
+            license="no single license stated",
         ),
         "svm": ModelCard(
             builder="actors.models.action_units:build_svm",
@@ -175,7 +175,7 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             files={
                 "weights": HubFile("py-feat/svm_au", ("svm_au_classifier_v2.skops", "svm_au_classifier.skops")),
             },
-            licence="no single licence stated",
+            license="no single license stated",
         ),
     },
     "emotions": {
@@ -183,19 +183,19 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             builder="actors.models.resmasknet:build_resmasknet",
             input="crops224",
             files={"weights": HubFile("py-feat/resmasknet", ("ResMaskNet_Z_resmasking_dropout1_rot30.pth",))},
-            licence="none stated",
+            license="none stated",
         ),
         "svm": ModelCard(
             builder="actors.models.action_units:build_emotion_svm",
             input="hog112",
             files={"weights": HubFile("py-feat/svm_emo", ("svm_emo_classifier.skops",))},
-            licence="no single licence stated",
+            license="no single license stated",
         ),
         "tiny": ModelCard(
             builder="actors.models.tiny:build_tiny_emotions",
             input="crops112",
             files={"weights": PackageFile("tiny/traits.safetensors")},
-            licence=_OURS,
+            license=_OURS,
         ),
     },
     "embeddings": {
@@ -203,7 +203,7 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             builder="actors.models.arcface:build_arcface_r50",
             input="crops112",
             files={"weights": HubFile("py-feat/arcface_r50", ("arcface_r50.safetensors",))},
-            licence="non-commercial research only",
+            license="non-commercial research only",
             research_only=True,
             # start value for ArcFace-like embeddings; to be calibrated with the published weights
             same_person_cosine=0.22,
@@ -212,7 +212,7 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             builder="actors.models.facenet:build_facenet",
             input="crops112",
             files={"weights": HubFile("py-feat/facenet", ("facenet_20180402_114759_vggface2.pth",))},
-            licence="trained on VGGFace2: non-commercial research only",
+            license="trained on VGGFace2: non-commercial research only",
             research_only=True,
             # start value: the same person's cosines are about 0.60 to 0.70; to be calibrated with the published weights
             same_person_cosine=0.65,
@@ -221,7 +221,7 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             builder="actors.models.tiny:build_tiny_identity",
             input="aligned112",
             files={"weights": PackageFile("tiny/identity.safetensors")},
-            licence=_OURS,
+            license=_OURS,
             same_person_cosine=0.30,
             # strangers' cosines reach far above the 0.1 that holds for larger networks
             switch_cosine=0.30,
@@ -232,7 +232,7 @@ MODELS: dict[str, dict[str, ModelCard]] = {
             builder="actors.models.l2cs:build_l2cs",
             input="crops112",
             files={"weights": HubFile("py-feat/l2cs", ("l2cs_gaze360_resnet50.safetensors",))},
-            licence="trained on Gaze360: no commercial use",
+            license="trained on Gaze360: no commercial use",
             research_only=True,
         ),
         "tiny": ModelCard(
@@ -243,7 +243,7 @@ MODELS: dict[str, dict[str, ModelCard]] = {
                 "traits": PackageFile("tiny/traits.safetensors"),
             },
             algorithm=2,
-            licence=_OURS,
+            license=_OURS,
         ),
     },
 }

@@ -1,4 +1,4 @@
-"""Finding the files of a model: those that a bundle names, those that ship with us, those of a mirror or of the hub."""
+"""Locations of a model's files: in the bundle, in the package, in a mirror or on the hub; fetched and checked."""
 
 import os
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from actors.weights import cache
 from actors.weights.cache import Access, FileRef, noted_digest
 from actors.weights.catalog import HubFile, PackageFile
 from actors.weights.mirror import MANIFEST, Mirror
-from actors.weights.state_dict import digest
+from actors.weights.state_dict import file_digest
 
-_BAD_MIRROR = "Pull it again (faceatlas models pull --to), and see what else differs with faceatlas models verify."
+_BAD_MIRROR = "Pull it again (faceatlas models pull --to), and check the other files with faceatlas models verify."
 
 
-def find_files(
+def locate_files(
     where: str,
     given: Mapping[str, str],
-    published: Mapping[str, HubFile | PackageFile],
+    registered: Mapping[str, HubFile | PackageFile],
     folder: Path | None,
     mirror: Mirror | None,
     access: Access,
@@ -27,18 +27,18 @@ def find_files(
     Args:
         where: bundle, slot and model, for messages.
         given: role -> path or URI that a bundle names.
-        published: role -> where the model's card says that the file is; used for the roles that are not given.
+        registered: role -> location by the model's card; used for the roles that are not given.
         folder: of the bundle file; paths are relative to it.
         mirror: in place of the hub; None: the hub.
         access: cache, storage options and revisions.
 
     Raises:
-        MissingWeightsError: a file cannot be had; the message names the model, the file and what to do.
-        DigestError: the mirror holds other bytes than it says.
+        MissingWeightsError: a file is not available; the message names the model, the file and the remedy.
+        DigestError: checksum mismatch of a file of the mirror.
     """
     refs: dict[str, FileRef] = {}
-    for role, place in given.items():
-        uri = os.path.expandvars(place)
+    for role, location in given.items():
+        uri = os.path.expandvars(location)
         if "://" not in uri and folder is not None:
             uri = str((folder / uri).resolve())
         try:
@@ -50,20 +50,20 @@ def find_files(
         except MissingWeightsError as error:
             raise MissingWeightsError(f"{where}: its {role} file {error}; see also storage.options") from error
         refs[role] = FileRef(noted_digest(path, access.cache), uri=uri)
-    for role, file in published.items():
+    for role, file in registered.items():
         if role in refs:
             continue
         if isinstance(file, PackageFile):
-            refs[role] = FileRef(digest(Path(__file__).parents[1] / file.name), package=file.name)
+            refs[role] = FileRef(file_digest(Path(__file__).parents[1] / file.name), package=file.name)
         elif mirror is not None:
-            refs[role] = _find_mirrored(where, file, mirror, access)
+            refs[role] = _locate_in_mirror(where, file, mirror, access)
         else:
-            refs[role] = _find_published(where, file, access)
+            refs[role] = _locate_on_hub(where, file, access)
     return refs
 
 
-def _find_published(where: str, file: HubFile, access: Access) -> FileRef:
-    """A file of the hub, at the commit that its card or the last run names."""
+def _locate_on_hub(where: str, file: HubFile, access: Access) -> FileRef:
+    """A file of the hub, at the commit of its card or of the last run."""
     revision = file.revision or access.revisions.get(file.repo)
     try:
         path, name, commit = cache.fetch_hub(file.repo, file.names, revision, access.cache)
@@ -74,18 +74,18 @@ def _find_published(where: str, file: HubFile, access: Access) -> FileRef:
     return FileRef(noted_digest(path, access.cache), repo=file.repo, name=name, revision=commit)
 
 
-def _find_mirrored(where: str, file: HubFile, mirror: Mirror, access: Access) -> FileRef:
-    """A file of a mirror, checked against what the mirror says of it."""
-    wanted = file.revision or access.revisions.get(file.repo)
+def _locate_in_mirror(where: str, file: HubFile, mirror: Mirror, access: Access) -> FileRef:
+    """A file of a mirror, checked against its record there."""
+    expected_commit = file.revision or access.revisions.get(file.repo)
     for name in file.names:
         record = mirror.records.get(f"{file.repo}/{name}")
         uri = mirror.file(f"{file.repo}/{name}")
         held = record.revision if record is not None else None
-        if wanted is not None and held is not None and wanted != held:
+        if expected_commit is not None and held is not None and expected_commit != held:
             raise MissingWeightsError(
-                f"{where}: the mirror {mirror.uri} holds commit {held} of {file.repo}, and this run asks for {wanted}, "
-                "which the card pins or the last run used. Pull that commit into the mirror, or let this run follow "
-                "the mirror (--follow-models)."
+                f"{where}: the mirror {mirror.uri} holds commit {held} of {file.repo}, and this run asks for "
+                f"{expected_commit}, which the card pins or the last run used. Pull that commit into the mirror, or "
+                "let this run follow the mirror (--follow-models)."
             )
         expected = record.sha256 if record is not None else None
         try:
@@ -99,8 +99,7 @@ def _find_mirrored(where: str, file: HubFile, mirror: Mirror, access: Access) ->
         sha256 = noted_digest(path, access.cache)
         if expected is not None and sha256 != expected:
             raise DigestError(
-                f"{where}: {uri} holds other bytes than {MANIFEST} says: "
-                f"SHA-256 {sha256}, not {expected}. {_BAD_MIRROR}"
+                f"{where}: checksum mismatch of {uri}: SHA-256 {sha256}, {MANIFEST} records {expected}. {_BAD_MIRROR}"
             )
         return FileRef(sha256, uri=uri, repo=file.repo, name=name, revision=held)
     raise MissingWeightsError(

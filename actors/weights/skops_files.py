@@ -1,9 +1,9 @@
-"""Reading the classical classifiers out of skops files, and nothing else.
+"""The reference's classical classifiers, read from skops files without running code out of them.
 
 A skops file is a zip of plain arrays and a tree of types (`schema.json`). Before anything is made of it, the whole tree
 is held against the short lists below; then skops puts it together, with every class of scikit-learn, xgboost and the
 reference replaced by one of the plain records here. So no class of a file's choosing is ever imported, no code of a
-library runs on the file's state, no module is faked, and scikit-learn's version does not matter. Boosters stay bytes.
+library runs on the file's state, and scikit-learn's version does not matter. Boosters stay bytes.
 """
 
 import io
@@ -44,7 +44,7 @@ class LinearClassifier:
 
 
 class BoosterBytes:
-    """An xgboost Booster, serialised."""
+    """An xgboost Booster, serialized."""
 
     handle: bytearray
 
@@ -56,7 +56,7 @@ class BoostedClassifier:
 
     @property
     def handle(self) -> bytearray:
-        """The serialised booster."""
+        """The serialized booster."""
         return self._Booster.handle
 
 
@@ -70,7 +70,7 @@ class HogClassifiers:
     classifiers: dict[str, Any]
 
     def region(self, name: str) -> tuple[Scaler, Projection]:
-        """Scaler and PCA of a region: upper, lower or full."""
+        """Scaler and PCA of a region: upper, lower or full; AttributeError if the file lacks it."""
         return getattr(self, f"scaler_{name}"), getattr(self, f"pca_model_{name}")
 
 
@@ -117,7 +117,7 @@ def read_classifiers(path: Path | str) -> HogClassifiers:
 
     Raises:
         MissingWeightsError: there is no such file.
-        WeightsError: it is no skops file, or holds a type that is not on the list; the message names the type.
+        WeightsError: it is not a skops file, or has a type that is not on the list; the message names the type.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,6 +1,6 @@
-"""Reading weight files: strictly, and never in a way that could run code out of them.
+"""Weight files as tensors: read without running code out of them, and loaded strictly.
 
-torch is imported where it is needed and not above, because the driver takes digests without having torch at hand.
+torch is imported inside the functions, because the driver computes digests without it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TORCH_SUFFIXES = (".pth", ".pt", ".tar", ".bin")
 _KEYS_SHOWN = 12  # per kind of difference; a file of another architecture differs in all of its hundreds
 
 
-def digest(path: Path | str) -> str:
+def file_digest(path: Path | str) -> str:
     """SHA-256 of a file's bytes, 64 hex digits.
 
     Raises:
@@ -44,7 +44,7 @@ def read_state_dict(path: Path | str, key: str | None = None, strip_prefix: str 
 
     Raises:
         MissingWeightsError: there is no such file.
-        WeightsError: the file is damaged, of another kind, holds objects that are no tensors, or lacks `key`.
+        WeightsError: the file is damaged, of another kind, has objects that are not tensors, or lacks `key`.
     """
     import torch
 
@@ -68,8 +68,8 @@ def read_state_dict(path: Path | str, key: str | None = None, strip_prefix: str 
 def load_strict(net: nn.Module, state: Mapping[str, Tensor], model_name: str, optional: Sequence[str] = ()) -> None:
     """Load tensors into a network; every name and every shape has to agree.
 
-    A network that keeps some of its random weights gives wrong results without an error, so nothing is left out in
-    silence.
+    A network that keeps some of its random weights gives wrong results without an error, so nothing is skipped
+    silently.
 
     Args:
         net: the network, changed in place.
@@ -81,13 +81,13 @@ def load_strict(net: nn.Module, state: Mapping[str, Tensor], model_name: str, op
     Raises:
         StateDictError: lists the missing and the unexpected names and the wrong shapes. The network is unchanged then.
     """
-    wanted = net.state_dict()
+    expected = net.state_dict()
     suffixes = tuple(optional)
-    missing = [name for name in wanted if name not in state and not (suffixes and name.endswith(suffixes))]
-    unexpected = [name for name in state if name not in wanted]
+    missing = [name for name in expected if name not in state and not (suffixes and name.endswith(suffixes))]
+    unexpected = [name for name in state if name not in expected]
     shapes = [
         f"{name} (expected {list(tensor.shape)}, got {list(state[name].shape)})"
-        for name, tensor in wanted.items()
+        for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]
     differences = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes}

@@ -65,9 +65,9 @@ def identities(
     if grow is not None:
         result = bench_identities.grow(tracks, grow, exact_up_to)
     else:
-        result = bench_identities.measure(tracks, exact_up_to)
+        result = bench_identities.measure_clustering(tracks, exact_up_to)
     if compare:
-        result["reference"] = bench_identities.compare(tracks)
+        result["reference"] = bench_identities.compare_references(tracks)
     if as_json:
         print(json.dumps(result))
         return

@@ -1,4 +1,4 @@
-"""Whether what is timed gives the right numbers: the actor as the pipeline makes it, held against the plain way."""
+"""Correctness of what is timed: the actor as the pipeline makes it, compared with the plain computation."""
 
 from collections.abc import Iterator
 

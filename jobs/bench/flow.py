@@ -40,15 +40,15 @@ from pipeline.stages import write as stage
 
 def measure_loop(video: str, bundle: Bundle, config: Config, rounds: int) -> Speed:
     """Decode, annotate and write in one process, one after the other, without Ray."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
     actor = make_actor(bundle, config)
-    load = time.perf_counter() - begun
+    load = time.perf_counter() - started
     seconds = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as out:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             frames, faces = _loop(video, bundle, config, out, actor)
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - started)
     deviations = _check(video, bundle, config, actor)
     return measured("loop", frames, faces, seconds, deviations=deviations, load_models_seconds=round(load, 2))
 
@@ -73,15 +73,15 @@ def measure_engine(video: str, bundle: Bundle, config: Config, rounds: int) -> S
     """
     corpus = read_corpus(video, config)
     first = Corpus(corpus.clips.slice(0, 1), [])
-    begun = time.perf_counter()
+    started = time.perf_counter()
     actor = make_actor(bundle, config)
-    load = time.perf_counter() - begun
+    load = time.perf_counter() - started
     loops, runs, short_runs, start = [], [], [], 0.0
     for turn in range(rounds):
         with tempfile.TemporaryDirectory() as out:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             frames, faces = _loop(video, bundle, config, out, actor)
-            loops.append(time.perf_counter() - begun)
+            loops.append(time.perf_counter() - started)
         if not turn:
             start = _start_ray(config)
         runs.append(_pipeline(corpus, bundle, config))
@@ -134,9 +134,9 @@ def _loop(video: str, bundle: Bundle, config: Config, out: str, actor: Annotator
 def _start_ray(config: Config) -> float:
     from jobs import ray_cluster
 
-    begun = time.perf_counter()
+    started = time.perf_counter()
     ray_cluster.start_ray(config)
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def _pipeline(corpus: Corpus, bundle: Bundle, config: Config) -> Report:
@@ -226,11 +226,11 @@ def measure_short(video: str, bundle: str, rounds: int) -> Speed:
 
 
 def _timed(command: Sequence[str]) -> float:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(f"{' '.join(command[1:4])} ended with exit code {done.returncode}: {done.stderr[-500:]}")
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def _plain(video: str, out: str, bundle: Annotated[str, typer.Argument()] = "tiny") -> None:

@@ -1,4 +1,4 @@
-"""Times our batched post-processing beside the reference's, in turns, on the same input; compares the outputs.
+"""Time of our batched post-processing and the reference's, in turns on the same input; the outputs are compared.
 
 python -m jobs.bench hog --peer-python /path/to/venv/bin/python --crops hog.npz --faces 256 --json
 """

@@ -14,10 +14,10 @@ from pipeline.export.pyfeat_identities import Method, cluster_identities
 from pipeline.identity.assign import carry_ids
 from pipeline.identity.cluster import CANDIDATE_MARGIN, Account, ClusterRule, Search, cluster_rows
 from pipeline.identity.constraints import Constraints
-from pipeline.identity.knn import Nearest, find_neighbours, measure_recall, partitioned_neighbours, to_grid
+from pipeline.identity.knn import Nearest, find_neighbors, measure_recall, partitioned_neighbors, to_grid
 from pipeline.identity.scores import score_clusters
 
-#: Below this quality a track founds no identity (IdentitiesConfig.min_quality).
+#: Below this quality a track seeds no identity (IdentitiesConfig.min_quality).
 MIN_QUALITY = 0.15
 EXACT_UP_TO = 100_000  # IdentitiesConfig.exact_up_to
 WIDTH = 512
@@ -188,28 +188,28 @@ def search_of(num: int, exact_up_to: int) -> Search:
 
     def search(grid_ND: np.ndarray, fresh_N: np.ndarray, k: int, least: float) -> Nearest:
         if num <= exact_up_to or not fresh_N.all():
-            return find_neighbours(grid_ND, fresh_N, k, least)
-        return partitioned_neighbours(grid_ND, k, least)
+            return find_neighbors(grid_ND, fresh_N, k, least)
+        return partitioned_neighbors(grid_ND, k, least)
 
     return search
 
 
-def measure(
+def measure_clustering(
     tracks: dict[str, np.ndarray], exact_up_to: int = EXACT_UP_TO, rule: ClusterRule | None = None
 ) -> dict[str, Any]:
     """Cluster, and say how good it is and what it cost."""
     rule = rule or ClusterRule()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     warm_up()
-    compile_seconds = time.perf_counter() - begun
+    compile_seconds = time.perf_counter() - started
     num = len(tracks["X"])
     account = Account()
     with _Peak() as peak:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         ordered = _Ordered.of(tracks)
-        order_seconds = time.perf_counter() - begun
+        order_seconds = time.perf_counter() - started
         cluster_N = ordered.cluster(rule, search_of(num, exact_up_to), account, None)
-        total = time.perf_counter() - begun
+        total = time.perf_counter() - started
     broken = ordered.constraints.cannot_C2
     broken = (cluster_N[broken[:, 0]] == cluster_N[broken[:, 1]]) & (cluster_N[broken[:, 0]] >= 0)
     exact, found = num <= exact_up_to, account.nearest
@@ -221,8 +221,8 @@ def measure(
         "violations": int(broken.sum()),
         "clusters": len(np.unique(cluster_N[cluster_N >= 0])),
         "without": int((cluster_N < 0).sum()),
-        "seconds": round(total - account.neighbour_seconds, 3),
-        "neighbour_seconds": round(account.neighbour_seconds, 3),
+        "seconds": round(total - account.neighbor_seconds, 3),
+        "neighbor_seconds": round(account.neighbor_seconds, 3),
         "order_seconds": round(order_seconds, 3),
         "compile_seconds": round(compile_seconds, 3),
         "peak_mb": round(peak.most - peak.start, 1),
@@ -236,7 +236,7 @@ def measure(
 def grow(
     tracks: dict[str, np.ndarray], share: float, exact_up_to: int = EXACT_UP_TO, rule: ClusterRule | None = None
 ) -> dict[str, Any]:
-    """Add new tracks, drawn at random, to a clustering of the others; beside it, cluster all of them afresh.
+    """Add new tracks, drawn at random, to a clustering of the others; beside it, cluster all of them again.
 
     Args:
         tracks: old and new ones.
@@ -247,7 +247,7 @@ def grow(
     Returns:
         For `added` and `afresh`: `kept`, the share of the old tracks in an identity that keep its id when ids are
         carried over (pipeline/identity/lineage.py), seconds, neighbours included, and scores over all tracks. `cost`:
-        seconds of adding as a share of those of clustering afresh.
+        seconds of adding as a share of those of clustering all again.
     """
     rule = rule or ClusterRule()
     warm_up()
@@ -260,9 +260,9 @@ def grow(
     known[old] = np.where(before >= 0, old[before], -1)
     result: dict[str, Any] = {"n": num, "new": num - len(old)}
     for name, frozen in (("added", known), ("afresh", None)):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         cluster_N = whole.cluster(rule, search, Account(), frozen)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         scores = score_clusters(cluster_N, whole.truth_N)
         kept = _kept(known, cluster_N)
         result[name] = {"kept": kept, "seconds": round(seconds, 3), **scores.rounded()}
@@ -281,18 +281,18 @@ def _kept(before_N: np.ndarray, cluster_N: np.ndarray) -> float:
     return round(float(np.mean([now.get(track) == identity for track, identity in old.items()])), 5)
 
 
-def compare(tracks: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def compare_references(tracks: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """The reference's methods on the same tracks; hdbscan, which is quadratic, on the first few thousand."""
     results = []
     for method, threshold in REFERENCE:
         num = min(len(tracks["X"]), _HDBSCAN_UP_TO) if method == "hdbscan" else len(tracks["X"])
-        begun = time.perf_counter()
+        started = time.perf_counter()
         try:
             labels = cluster_identities(tracks["X"][:num], threshold, method)
         except ConfigError as error:
             results.append({"method": method, "threshold": threshold, "n": num, "error": str(error)})
             continue
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         names = [None if label == "Unknown" else label for label in labels]
         numbers: dict[str | None, int] = {None: -1}
         cluster_N = np.array([numbers.setdefault(name, len(numbers)) for name in names])

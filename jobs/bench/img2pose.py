@@ -1,4 +1,4 @@
-"""How long img2pose's post-processing takes (poses, boxes, suppression), and how long the reference's loop.
+"""Time of img2pose's post-processing (poses, boxes, suppression), and of the reference's loop.
 
     python -m jobs.bench img2pose --peer-python PATH --json
 
@@ -102,7 +102,7 @@ def made_proposals(count: int, size: tuple[int, int], spread: float, seed: int) 
     return {name: torch.from_numpy(values.astype(np.float32)) for name, values in arrays.items()}
 
 
-def measure(
+def measure_postprocessing(
     count: int = 300,
     turns: int = 5,
     peer_python: str | None = None,
@@ -173,13 +173,13 @@ def _in_turn(
                 raise RuntimeError(f"{peer_python} did not answer: {errors.read()[-2000:]}") from error
             peer.stdin.close()
         with np.load(answer) as found:
-            compared = compare(_ours(made, size, config), found["boxes"], found["scores"], found["dofs"], size)
+            compared = compare_faces(_ours(made, size, config), found["boxes"], found["scores"], found["dofs"], size)
     result = _result(len(made["rois"]), ours)
     result |= {"peer_s": statistics.median(theirs), "peer_turns_s": theirs}
     return result | {"ratio": result["peer_s"] / result["ours_s"], "peer": versions} | compared
 
 
-def compare(
+def compare_faces(
     ours: Detections, boxes: np.ndarray, scores: np.ndarray, dofs: np.ndarray, size: tuple[int, int]
 ) -> dict[str, Any]:
     """Largest deviations from the reference's faces, in falling score on both sides; NaN if their number differs."""
@@ -228,7 +228,7 @@ def img2pose(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Time img2pose's post-processing against the reference's."""
-    result = measure(proposals, turns, peer_python, read_config(config) if config else None, spread)
+    result = measure_postprocessing(proposals, turns, peer_python, read_config(config) if config else None, spread)
     if as_json:
         print(json.dumps(result, indent=2))
         return

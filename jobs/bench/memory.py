@@ -33,7 +33,7 @@ class Sampler(threading.Thread):
 
     def __init__(self, every_s: float) -> None:
         super().__init__(daemon=True)
-        self.every_s, self.begun = every_s, time.monotonic()
+        self.every_s, self.started = every_s, time.monotonic()
         self.seconds: list[float] = []
         self.store_mb: list[float] = []
         self._titles: dict[int, str] = {}
@@ -83,7 +83,7 @@ class Sampler(threading.Thread):
             # a worker's title is the task that it runs at the moment
             self._titles[process.pid] = f"{self._titles.get(process.pid, '')} {title}"
         self.store_mb.append(round(_store_used() / _MB, 1))
-        self.seconds.append(round(time.monotonic() - self.begun, 2))
+        self.seconds.append(round(time.monotonic() - self.started, 2))
         self._memory.append(memory)
 
     def _role(self, title: str) -> str:
@@ -101,7 +101,7 @@ def _store_used() -> float:
     return max(ray.cluster_resources().get(name, 0.0) - ray.available_resources().get(name, 0.0), 0.0)
 
 
-def watch(
+def watch_memory(
     video: str,
     out: str,
     bundle: BundleOption = "tiny",
@@ -169,4 +169,4 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(watch)
+    typer.run(watch_memory)

@@ -85,11 +85,11 @@ def measure_peer(
         frames = sum(len(chunk["frames"][0]) for chunk in held)
         deviations = check(actor, bundle, config, held[0])
         for turn in range(rounds + 1):
-            begun = now()
+            started = now()
             held = list(decoded(work, context))
-            decoding.append(now() - begun)
+            decoding.append(now() - started)
             answers = [actor(chunk) for chunk in held]
-            alone.append(now() - begun - decoding[-1])
+            alone.append(now() - started - decoding[-1])
             if turn < rounds:
                 theirs.append(_run_peer(command))
     if any(one["frames"] != frames for one in theirs):

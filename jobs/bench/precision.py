@@ -1,4 +1,4 @@
-"""How far each network in half precision is from itself in float32, on real faces; printed as a Markdown table.
+"""Deviation of each network in half precision from float32, on real faces; printed as a Markdown table.
 
     python -m jobs.bench.precision --weights MIRROR --data FOLDER > docs/parity_precision.md
 
@@ -26,9 +26,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_iou
 
 from actors.models import Detections
-from actors.models.img2pose import Img2Pose, normalise, place_regions, read_config, resized_size
+from actors.models.img2pose import Img2Pose, normalize, place_regions, read_config, resized_size
 from actors.models.region_proposals import pool_regions
-from actors.models.retinaface import anchors, decode_boxes, decode_points
+from actors.models.retinaface import decode_boxes, decode_points, frame_anchors
 from actors.ops.crops import EXPAND_112, EXPAND_224, crop_boxes, crop_faces, landmarks_to_frame
 from actors.ops.geometry import euler_angles, rotation_matrix
 from actors.runtime.bn_folding import fold_batch_norms
@@ -102,7 +102,9 @@ class Float32Products(TorchDispatchMode):
         return func(*widened, **(kwargs or {})).to(args[0].dtype)
 
 
-def measure(name: str, run: Callable[[nn.Module], Tensor], net: nn.Module, measures: tuple[Measure, ...]) -> list[str]:
+def deviations(
+    name: str, run: Callable[[nn.Module], Tensor], net: nn.Module, measures: tuple[Measure, ...]
+) -> list[str]:
     """Cells of the table for one network, a row per output: largest deviation and 99th percentile, of either type.
 
     Args:
@@ -133,7 +135,7 @@ def measure(name: str, run: Callable[[nn.Module], Tensor], net: nn.Module, measu
     return rows
 
 
-def read_frames(folder: Path) -> Iterator[Tensor]:
+def read_pictures(folder: Path) -> Iterator[Tensor]:
     """uint8 RGB (1, 3, H, W), at most 1024 pixels a side: pictures, then some frames of each video."""
     for path in sorted((folder / "images").rglob("*.jpg")):
         yield _frame(Image.open(path))
@@ -177,10 +179,10 @@ def _at_faces(frames: list[Tensor], expected: list[Detections]) -> Callable[[nn.
         for frame, faces in zip(frames, expected, strict=True):
             height, width = frame.shape[-2:]
             size_4 = torch.tensor([width, height]).repeat(2)
-            anchors_A4 = anchors(height, width, frame.device)
+            anchors_A4 = frame_anchors(height, width, frame.device)
             corners_A4 = decode_boxes(torch.zeros_like(anchors_A4), anchors_A4)
             nearest_N = box_iou(faces.boxes_N4, corners_A4 * size_4).argmax(1)
-            deltas, probabilities, points = (output[0, nearest_N].float() for output in net(net.normalise(frame)))
+            deltas, probabilities, points = (output[0, nearest_N].float() for output in net(net.normalize(frame)))
             boxes_N4 = decode_boxes(deltas, anchors_A4[nearest_N]) * size_4
             points_N52 = decode_points(points, anchors_A4[nearest_N]) * size_4[:2]
             rows.append(torch.cat([boxes_N4, probabilities[:, 1:], points_N52.flatten(1)], dim=1))
@@ -201,7 +203,7 @@ def _in_regions(frames: list[Tensor], expected: list[Detections]) -> Callable[[n
             frame_size = frame.shape[-2], frame.shape[-1]
             size = resized_size(*frame_size, net.config.min_size, net.config.max_size)
             dtype = net.rpn.head.conv.weight.dtype
-            levels = list(net.backbone(normalise(frame, size).to(dtype)).values())
+            levels = list(net.backbone(normalize(frame, size).to(dtype)).values())
             regions_N4 = faces.boxes_N4 * torch.tensor([size[1] / frame_size[1], size[0] / frame_size[0]]).repeat(2)
             rois_N5 = torch.nn.functional.pad(regions_N4, (1, 0))
             pooled_NCHW = pool_regions(levels, rois_N5).to(dtype)
@@ -266,7 +268,7 @@ def main() -> None:
 
     detector, _ = _build("face", "retinaface_mnet025", options.weights)
     frames, found = [], []
-    for frame in read_frames(options.data):
+    for frame in read_pictures(options.data):
         faces = detector.detect(frame)  # type: ignore[operator]
         if len(faces):
             frames.append(frame)
@@ -279,7 +281,7 @@ def main() -> None:
 
     def show(slot: str, name: str, run: Callable[[nn.Module], Tensor]) -> nn.Module:
         net, source = _build(slot, name, options.weights)
-        for row in measure(f"`{name}` | {source}", run, net, MEASURES[slot]):
+        for row in deviations(f"`{name}` | {source}", run, net, MEASURES[slot]):
             print(row, flush=True)
         return net
 
@@ -289,7 +291,7 @@ def main() -> None:
     if options.img2pose_config:
         net = Img2Pose(read_config(options.img2pose_config), 0.5)
         draw_weights(net)
-        for row in measure("`img2pose` | random", _in_regions(frames[some], found[some]), net, MEASURES["img2pose"]):
+        for row in deviations("`img2pose` | random", _in_regions(frames[some], found[some]), net, MEASURES["img2pose"]):
             print(row, flush=True)
     crops112 = _crops(frames, found, 112, EXPAND_112)
     landmarker = show("landmarks", "mobilefacenet", _in_batches(crops112))

@@ -1,6 +1,6 @@
-"""Who is who on real pictures and videos with truth: scores, and every mistake by name.
+"""Identities of real pictures and videos with ground truth: scores, and every error by name.
 
-The folder is the one that lies beside the checkout (its README says who is on what): `images` with pairs and folders
+The folder is the one beside the checkout (its README names the people): `images` with pairs and folders
 named after people, `videos`. Pictures are clips of one frame, so their tracks have a single face, and none is needed
 more to found an identity. All pictures are clustered together; they are scored by source, since whether a person of
 one source is also in another is not known. Nor is it said of every pair of deepface_pairs: people whom no row joins
@@ -202,7 +202,7 @@ def real(
     every: Annotated[int, typer.Option(min=1, help="Frame step of the videos.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
-    """Who is who on real pictures and videos with truth: scores, and every mistake by name.
+    """Identities of real pictures and videos with ground truth: scores, and every error by name.
 
     Example: python -m jobs.bench real --data DATA --bundle BUNDLE
     """

@@ -1,4 +1,4 @@
-"""What a measurement gives, and the options that the benches share."""
+"""Results of measurements, and the options that the benches share."""
 
 import json
 import os

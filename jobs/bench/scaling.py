@@ -1,4 +1,4 @@
-"""How speed follows what there is to do: the actor over frame sizes and faces, the pipeline over clips and actors."""
+"""Scaling of speed: the actor over frame sizes and faces, the pipeline over clips and actors."""
 
 import json
 import os

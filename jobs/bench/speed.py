@@ -34,9 +34,9 @@ def measure_decode(video: str, bundle: Bundle, config: Config, frames: int, roun
         )
         seconds = []
         for _ in range(rounds):
-            begun = time.perf_counter()
+            started = time.perf_counter()
             count = sum(len(chunk["frames"][0]) for chunk in decoded(work, context, frames))
-            seconds.append(time.perf_counter() - begun)
+            seconds.append(time.perf_counter() - started)
     return measured("decode", count, 0, seconds)
 
 
@@ -47,9 +47,9 @@ def measure_actor(video: str, bundle: Bundle, config: Config, frames: int, round
     actor(held[0])
     seconds = []
     for _ in range(rounds):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         answers = [actor(chunk) for chunk in held]
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     count = sum(len(chunk["frames"][0]) for chunk in held)
     return measured("actor", count, count_faces(answers), seconds, deviations=deviations)
 
@@ -65,9 +65,9 @@ def measure_models(video: str, bundle: Bundle, config: Config, frames: int, roun
     lanes = actor.lanes.count
     seconds = []
     for _ in range(rounds):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         answers = [actor(chunk) for chunk in held]
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     count = sum(len(chunk["frames"][0]) for chunk in held)
     table = {}
     for model in bundle.models:
@@ -143,9 +143,9 @@ def matmul_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> flo
     for _ in range(5):
         if device.type == "cuda":
             torch.cuda.synchronize()
-        begun = time.perf_counter()
+        started = time.perf_counter()
         (a @ b).sum().item()
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, time.perf_counter() - started)
     return 2 * side**3 / best
 
 

@@ -166,7 +166,7 @@ def _write(model: str, role: str, path: Path) -> None:
 
 
 class FixedFaces(nn.Module):
-    """RetinaFace in full, whose answer is put aside for a fixed number of boxes in every frame.
+    """RetinaFace in full, whose answer is replaced by a fixed number of boxes in every frame.
 
     So the work of a frame does not depend on what stand-in weights see in it. The first box covers 30 to 90 % of the
     width and 20 to 100 % of the height; further ones are as large and shifted.

@@ -1,4 +1,4 @@
-"""What an upgrade of one model costs, against annotating the same clips from scratch; in a plain loop without Ray."""
+"""Cost of upgrading one model, compared with annotating the same clips from scratch, in a plain loop without Ray."""
 
 import json
 import tempfile
@@ -89,20 +89,20 @@ def _converge(video: str, bundle: Bundle, config: Config, out: str, actor: Annot
     work, context = plan_of(video, bundle, config, out).work, RunContext.of(out, config, SlotVersions(bundle.versions))
     frames, seconds, answers = 0, {"decode": 0.0, "actor": 0.0, "write": 0.0}, []
     flow = decode_clips(work, context, RegistryClient(AttemptRegistry(out, snapshot_s=0)))
-    processor, begun = time.process_time(), time.perf_counter()
+    processor, started = time.process_time(), time.perf_counter()
     for chunk in flow:
         decoded = time.perf_counter()
         answers.append(actor(chunk))
         frames += len(chunk["frames"][0])
-        seconds["decode"] += decoded - begun
-        begun = time.perf_counter()
-        seconds["actor"] += begun - decoded
+        seconds["decode"] += decoded - started
+        started = time.perf_counter()
+        seconds["actor"] += started - decoded
     if not frames:
         raise BenchError(f"{video} gives no frame to measure on")
-    seconds["decode"] += time.perf_counter() - begun
-    begun = time.perf_counter()
+    seconds["decode"] += time.perf_counter() - started
+    started = time.perf_counter()
     write.commit_chunks(pa.concat_tables(answers), context)
-    seconds["write"] = time.perf_counter() - begun
+    seconds["write"] = time.perf_counter() - started
     figures = [*seconds.values(), time.process_time() - processor]
     return Cost(frames, *(round(figure, 2) for figure in figures))
 

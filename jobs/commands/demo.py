@@ -1,4 +1,4 @@
-"""`faceatlas demo`: a small corpus made on the spot, so that the first look needs no data and no network.
+"""`faceatlas demo`: a generated corpus, so that the first run needs no data and no network.
 
 The pictures are two public-domain portraits that ship inside scikit-image (`astronaut`) and matplotlib
 (`grace_hopper`). They become clips with pans, zooms, flips, a cut, changing light and two people side by side, a clip
@@ -26,7 +26,7 @@ _WIDTH, _HEIGHT, _FPS, _FRAMES = 640, 360, 24, 36
 Picture = Callable[[float], np.ndarray]  # progress of the clip 0..1 -> uint8 RGB frame
 
 
-def demo(folder: str, bundle: str, config: Config) -> bool:
+def run_demo(folder: str, bundle: str, config: Config) -> bool:
     """Make the corpus in `folder`/corpus, annotate it into `folder`/tables, write `folder`/report.html.
 
     Returns:
@@ -40,7 +40,7 @@ def demo(folder: str, bundle: str, config: Config) -> bool:
     place = folder.rstrip("/")
     corpus, out, page = (f"{place}/{name}" for name in ("corpus", "tables", "report.html"))
     make_corpus(corpus, config.storage.options)
-    console.print(f"made a corpus of two tar shards in {corpus}")
+    console.print(f"generated a corpus of two tar shards in {corpus}")
     report = run(corpus, out, bundle, config)
     say_what_was_found(out, report, config.storage.options)
     write_report(out, page, options=config.storage.options)
@@ -60,14 +60,14 @@ def say_what_was_found(out: str, report: Report, options: Mapping[str, Any] | No
         console.print(f"  person {number}: {person['faces']} faces in {person['clips']} clips", highlight=False)
     for row in pipeline.read_table(out, "quarantine", storage_options=options).to_pylist():
         console.print(f"  quarantined {row['member']}: {row['message']}", markup=False, highlight=False)
-    console.print(f"tables: {out}; look at them:", highlight=False)
-    query = f"import pipeline; print(pipeline.read_table('{out}', '{{}}').to_pandas())"
+    console.print(f"tables: {out}; read them with:", highlight=False)
+    query = f"import faceatlas; print(faceatlas.read_table('{out}', '{{}}').to_pandas())"
     for table in ("clips", "identities", "emotions"):
         print(f'  python -c "{query.format(table)}"')  # not through the console, which would break the line
 
 
 def make_corpus(folder: str, options: Mapping[str, Any] | None = None) -> None:
-    """Write two tar shards with eight clips, one of them without a face and one corrupt; twice gives the same bytes.
+    """Write two tar shards with eight clips, one of them without a face and one corrupt; the bytes are reproducible.
 
     Args:
         folder: path or any fsspec URI; it is made, on S3 its bucket too.
@@ -120,7 +120,7 @@ def portraits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _view(picture: np.ndarray) -> Callable[[float, float, float], np.ndarray]:
-    """A camera on a picture: centre and width of its view (fractions of the picture) -> frame of the clip's size."""
+    """A camera on a picture: center and width of its view (fractions of the picture) -> frame of the clip's size."""
     from PIL import Image
 
     image = Image.fromarray(picture)

@@ -1,4 +1,4 @@
-"""`faceatlas export`: the tables of an output in the layout of another tool."""
+"""`faceatlas export`: the tables of an output in the format of another tool."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -12,8 +12,7 @@ from pipeline.errors import ConfigError
 from pipeline.export.coco import export_coco
 from pipeline.export.datasets import export_hf
 from pipeline.export.duckdb_views import views_sql
-from pipeline.export.select import Identities
-from pipeline.export.select import export as write_fex
+from pipeline.export.select import Identities, export_fex
 from pipeline.export.webdataset import export_webdataset
 from pipeline.storage.output import open_output, write_bytes
 
@@ -36,7 +35,7 @@ def export(
         typer.Option(
             "--format",
             help="py-feat's layout (Fex) as CSV or Parquet; COCO JSON of boxes and landmarks; WebDataset tars of "
-            "aligned crops; a Hugging Face datasets folder with a data card; views for DuckDB.",
+            "aligned crops; a Hugging Face datasets folder with a dataset card; views for DuckDB.",
         ),
     ] = "fex-csv",
     clips: Annotated[
@@ -54,7 +53,7 @@ def export(
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
-    """Write what was found in the layout of another tool; --format fex-csv opens with feat.utils.io.read_feat.
+    """Export an output in the format of another tool; --format fex-csv opens with feat.utils.io.read_feat.
 
     Examples:
       faceatlas export out/ --to fex/
@@ -83,7 +82,7 @@ def export(
 
 
 def write_views(out: str, options: Mapping[str, Any] | None = None) -> None:
-    """Write OUT/views.sql for the versions in force.
+    """Write OUT/views.sql for the current versions.
 
     Raises:
         OutputError: `out` holds no tables.
@@ -112,7 +111,7 @@ def _writer(
         return export_hf(out, to, clips, options)
     if form == "views":
         raise AssertionError("views are no list of clips")
-    return write_fex(
+    return export_fex(
         out,
         to,
         form,

@@ -1,4 +1,4 @@
-"""`faceatlas forget OUT`: take a clip, a source or a person out, for good."""
+"""`faceatlas forget OUT`: erase a clip, a source or a person permanently."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from jobs.commands.maintain import changing, console
 from jobs.options import ConfigOption, OutArgument, SetOption, exit_on_error
 from pipeline.corpus.discover import read_corpus
 from pipeline.errors import ConfigError
-from pipeline.maintenance import erase as forgetting
+from pipeline.maintenance import erase
 
 
 def forget(
@@ -23,7 +23,7 @@ def forget(
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
-    """Take a clip, a source or a person out of every table and version; later runs do not bring them back.
+    """Erase a clip, a source or a person from every table and version; later runs do not bring them back.
 
     Examples:
       faceatlas forget out/ --source s3://bucket/videos/a.mp4
@@ -37,14 +37,14 @@ def forget(
             raise ConfigError("--corpus goes with --source")
         with changing(out, config, assignments, "forget") as output:
             if clip is not None:
-                audit = forgetting.forget_clip(output, clip)
+                audit = erase.erase_clip(output, clip)
             elif source is not None:
                 clips = read_corpus(corpus, settings(config, assignments, None)).clips if corpus else None
-                audit = forgetting.forget_source(output, source, clips)
+                audit = erase.erase_source(output, source, clips)
             else:
-                audit = forgetting.forget_identity(output, identity or "")
+                audit = erase.erase_identity(output, identity or "")
     for name, rows in audit["rows"].items():
-        console.print(f"  {rows} rows out of {name}")
+        console.print(f"  {rows} rows erased from {name}")
     for path, what in audit["documents"].items():
         console.print(f"  {path}: {what}")
-    console.print(f"forgotten; see audit/{audit['time']}.json")
+    console.print(f"erased; see audit/{audit['time']}.json")

@@ -1,4 +1,4 @@
-"""`faceatlas identities`: a user's word on who is who, scores against a truth, and the threshold of a model."""
+"""`faceatlas identities`: overrides, scores against a truth, and the threshold of a model."""
 
 import csv
 import json
@@ -15,19 +15,21 @@ from jobs.options import ConfigOption, OutArgument, SetOption, exit_on_error
 from pipeline.config.models import load_config
 from pipeline.errors import ConfigError
 from pipeline.identity.lineage import resolve_id
-from pipeline.identity.overrides import ANCHORS, Decision, add_decision
+from pipeline.identity.overrides import ANCHORS, Override, add_override
 from pipeline.identity.scores import score_clusters
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
-app = typer.Typer(help="Who is who: decisions, scores, calibration.", no_args_is_help=True)
-IdArgument = Annotated[str, typer.Argument(help="identity_id; an id that was merged into another stands for that one.")]
+app = typer.Typer(help="Correct, score and calibrate identities.", no_args_is_help=True)
+IdArgument = Annotated[
+    str, typer.Argument(help="identity_id; an id that was merged into another is resolved to that one.")
+]
 FalseAccepts = Annotated[float, typer.Option(min=1e-9, max=0.5, help="Share of impostors that may pass.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
 
 
 class _Known:
-    """The tracks and identities in force."""
+    """The current tracks and identities."""
 
     def __init__(self, out: str, config: Path | None, assignments: list[str] | None) -> None:
         self.options = load_config(config, assignments or []).storage.options
@@ -46,20 +48,20 @@ class _Known:
             raise ConfigError(str(error.args[0])) from error
 
     def tracks_of(self, identity_id: str) -> list[str]:
-        """All its tracks, the best first: those with most to say for the identity."""
+        """All its tracks, by falling quality, faces and id."""
         rows = self.tracks.filter(pc.equal(self.tracks["identity_id"], self.resolve(identity_id)))
         order = [("quality", "descending"), ("faces", "descending"), ("track_id", "ascending")]
         return rows.sort_by(order)["track_id"].to_pylist()
 
 
 def _say(text: str) -> None:
-    print(f"{text}; the next `faceatlas annotate` of this output obeys it")
+    print(f"{text}; the next `faceatlas annotate` of this output applies it")
 
 
 @app.command()
 def merge(out: OutArgument, ids: Annotated[list[str], typer.Argument(help="Two or more identities.")],
           config: ConfigOption = None, assignments: SetOption = None) -> None:  # fmt: skip
-    """Two or more identities are one person.
+    """Merge identities that show the same person.
 
     Example: faceatlas identities merge out/ 1f6a0c2b9d3e4f58 77a0bb12c3d4e5f6
     """
@@ -68,15 +70,15 @@ def merge(out: OutArgument, ids: Annotated[list[str], typer.Argument(help="Two o
         if len({known.resolve(i) for i in ids}) < 2:
             raise ConfigError(f"identities merge: give two different identities, found {', '.join(ids)}")
         anchors = [track for identity in ids for track in known.tracks_of(identity)[:ANCHORS]]
-        add_decision(known.output, Decision(kind="merge", tracks=tuple(anchors)))
-        _say(f"{len(ids)} identities are one person")
+        add_override(known.output, Override(kind="merge", tracks=tuple(anchors)))
+        _say(f"{len(ids)} identities will be merged")
 
 
 @app.command()
 def split(out: OutArgument, identity: IdArgument,
-          tracks: Annotated[list[str], typer.Argument(help="Its tracks that show somebody else, one person.")],
+          tracks: Annotated[list[str], typer.Argument(help="Its tracks that show another person.")],
           config: ConfigOption = None, assignments: SetOption = None) -> None:  # fmt: skip
-    """Some tracks of an identity are another person.
+    """Split tracks that show another person off an identity.
 
     Example: faceatlas identities split out/ 1f6a0c2b9d3e4f58 0a1b2c3d4e5f6071
     """
@@ -87,14 +89,14 @@ def split(out: OutArgument, identity: IdArgument,
             raise ConfigError(f"identities split: {identity} has no track {', '.join(strange)}")
         rest = [track for track in members if track not in set(tracks)]
         if not rest:
-            raise ConfigError(f"identities split: these are all tracks of {identity}; nobody would be left")
-        add_decision(known.output, Decision(kind="split", tracks=tuple(sorted(tracks)), others=tuple(rest[:ANCHORS])))
-        _say(f"{len(set(tracks))} tracks are somebody else than {identity}")
+            raise ConfigError(f"identities split: cannot split off every track of {identity}: at least one must remain")
+        add_override(known.output, Override(kind="split", tracks=tuple(sorted(tracks)), others=tuple(rest[:ANCHORS])))
+        _say(f"{len(set(tracks))} tracks will be split off {identity}")
 
 
 @app.command()
 def name(out: OutArgument, identity: IdArgument,
-         called: Annotated[str, typer.Argument(help="The name; empty takes it away.")],
+         called: Annotated[str, typer.Argument(help="The name; empty removes it.")],
          config: ConfigOption = None, assignments: SetOption = None) -> None:  # fmt: skip
     """Give an identity a name.
 
@@ -103,17 +105,17 @@ def name(out: OutArgument, identity: IdArgument,
     with exit_on_error():
         known = _Known(out, config, assignments)
         anchors = tuple(known.tracks_of(identity)[:ANCHORS])
-        add_decision(known.output, Decision(kind="name", tracks=anchors, name=called))
-        _say(f"{identity} is called {called!r}")
+        add_override(known.output, Override(kind="name", tracks=anchors, name=called))
+        _say(f"{identity} will be called {called!r}")
 
 
 @app.command()
 def calibrate(out: OutArgument, false_accepts: FalseAccepts = 1e-4,
               config: ConfigOption = None, assignments: SetOption = None,
     as_json: JsonOption = False) -> None:  # fmt: skip
-    """Estimate the model's threshold from the corpus itself, and say how sure that is.
+    """Estimate the model's threshold from the corpus itself, with a confidence interval.
 
-    Tracks seen together are certainly two people; the halves of one track are certainly one.
+    Co-occurring tracks are certainly two people; the halves of one track are certainly one.
 
     Example: faceatlas identities calibrate out/
     """
@@ -125,7 +127,7 @@ def calibrate(out: OutArgument, false_accepts: FalseAccepts = 1e-4,
         print(json.dumps(asdict(found)))
         return
     print(f"threshold {found.threshold:.3f} (95 %: {found.low:.3f} to {found.high:.3f}), {found.how}")
-    print(f"accepts {found.accepted:.3f} of {found.genuine} halves of one track; {found.impostors} pairs seen together")
+    print(f"accepts {found.accepted:.3f} of {found.genuine} halves of one track; {found.impostors} co-occurring pairs")
 
 
 @app.command()

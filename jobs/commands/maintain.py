@@ -1,4 +1,4 @@
-"""What the commands that look after an output share."""
+"""Shared by the commands that maintain an output."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""`faceatlas models`: which weights there are, under which licences; a mirror for clusters without internet."""
+"""`faceatlas models`: list weights and their licenses, mirror them for clusters without internet, verify them."""
 
 import json
 from typing import Annotated, Any
@@ -9,15 +9,16 @@ from rich.console import Console
 from actors.errors import BundleError
 from actors.weights.bundles import read_bundle
 from actors.weights.cache import noted_digest
-from actors.weights.catalog import BUNDLES, MODELS, SLOTS
+from actors.weights.catalog import BUNDLES, MODELS
 from actors.weights.mirror import Mirror, open_mirror
-from actors.weights.published import Outcome, Published, local_copy, published, pull
+from actors.weights.registry import Outcome, RegistryEntry, local_copy, pull, registry_entries
 from actors.weights.verify import verify_cache, verify_mirror
 from jobs.options import ConfigOption, SetOption, exit_on_error
 from pipeline.config.models import Config, load_config
 from pipeline.errors import ConfigError
+from pipeline.schema import SLOTS
 
-app = typer.Typer(help="Weights: which there are, their licences, and a mirror of them.", no_args_is_help=True)
+app = typer.Typer(help="Model weights: licenses, mirrors, checksums.", no_args_is_help=True)
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
 MirrorOption = Annotated[
@@ -34,7 +35,7 @@ def list_models(
     assignments: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
-    """Show every model with its files and licence; size and digest where a mirror or this machine knows them.
+    """List every model with its files, license, and known sizes and digests.
 
     Example: faceatlas models list --bundle pyfeat
     """
@@ -54,8 +55,8 @@ def table_of_models(bundle: str | None, mirror: Mirror | None, config: Config) -
         BundleError: no such bundle.
     """
     entries = read_bundle(bundle)[1] if bundle is not None else None
-    of_model: dict[tuple[str, str], list[Published]] = {}
-    for item in published(bundle):
+    of_model: dict[tuple[str, str], list[RegistryEntry]] = {}
+    for item in registry_entries(bundle):
         of_model.setdefault((item.slot, item.model), []).append(item)
     rows: list[dict[str, Any]] = []
     for slot in SLOTS:
@@ -65,7 +66,7 @@ def table_of_models(bundle: str | None, mirror: Mirror | None, config: Config) -
             row = {
                 "slot": slot,
                 "model": name,
-                "licence": card.licence,
+                "licence": card.license,
                 "research_only": card.research_only,
                 "default_of": list(_default_of(slot, name)),
             }
@@ -80,7 +81,7 @@ def _default_of(slot: str, model: str) -> tuple[str, ...]:
     return tuple(name for name, slots in BUNDLES.items() if slots.get(slot) == model)
 
 
-def _file_facts(item: Published, mirror: Mirror | None, config: Config) -> dict[str, Any]:
+def _file_facts(item: RegistryEntry, mirror: Mirror | None, config: Config) -> dict[str, Any]:
     facts: dict[str, Any] = {"role": item.role, "file": item.paths[0], "revision": item.file.revision}
     for path in item.paths if mirror is not None else ():
         record = mirror.records.get(path) if mirror is not None else None
@@ -95,7 +96,7 @@ def _file_facts(item: Published, mirror: Mirror | None, config: Config) -> dict[
 
 
 def say_table(rows: list[dict[str, Any]]) -> None:
-    """Print the table of models, and what its marks mean."""
+    """Print the table of models and its legend."""
     lines = [("SLOT", "MODEL", "DEFAULT OF", "FILE", "SIZE", "SHA-256", "LICENCE")]
     lines += [
         (
@@ -113,22 +114,24 @@ def say_table(rows: list[dict[str, Any]]) -> None:
     for line in lines:
         console.print("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]))
     if any(row["research_only"] for row in rows):
-        console.print("RESEARCH ONLY: the licence forbids commercial use of these weights.")
+        console.print("RESEARCH ONLY: the license forbids commercial use of these weights.")
     if any(row["file"] and row["size"] is None for row in rows):
-        console.print("-: neither a mirror nor this machine's cache has the file; `faceatlas models pull` gets it.")
+        console.print(
+            "-: the file is in no mirror and not in this machine's cache; `faceatlas models pull` downloads it."
+        )
 
 
 @app.command("pull")
 def pull_models(
-    to: Annotated[str, typer.Option(help="The mirror: folder, any fsspec URI.")],
+    to: Annotated[str, typer.Option(help="Folder of the mirror, any fsspec URI.")],
     bundle: Annotated[str | None, typer.Option(help="The models of this bundle: a name or a YAML file.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every model that Faceatlas knows.")] = False,
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
-    """Copy weights from the hub to a mirror, with mirror.json: digest, size, commit and licence of each file.
+    """Copy weights from the hub to a mirror, with mirror.json: digest, size, commit and license of each file.
 
-    Afterwards runs read them with --set models.mirror=URI. Exit code 1 if a file cannot be had.
+    Runs read them with --set models.mirror=URI. Exit code 1 if a file cannot be downloaded.
 
     Example: faceatlas models pull --to s3://bucket/weights --bundle pyfeat
     """
@@ -136,13 +139,13 @@ def pull_models(
         chosen = load_config(config, assignments or [])
         if everything == (bundle is not None):
             raise ConfigError("models pull: say which models, either --bundle NAME or --all")
-        items = published(bundle)
+        items = registry_entries(bundle)
         outcomes = []
         for outcome in pull(items, to, chosen.storage.options, chosen.models.cache):
             say_outcome(outcome)
             outcomes.append(outcome)
     say_licences(items)
-    failed = [outcome for outcome in outcomes if not outcome.complete]
+    failed = [outcome for outcome in outcomes if not outcome.ok]
     console.print(f"{len(outcomes) - len(failed)} of {len(outcomes)} files are in {to}")
     raise typer.Exit(1 if failed else 0)
 
@@ -154,16 +157,16 @@ def verify_models(
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
-    """Take the digests of the files in a mirror, or else in this machine's cache, anew and compare them.
+    """Verify the checksums of the files in a mirror or, without one, in this machine's cache.
 
-    With --bundle the files of its models must be there, else whatever is there must be right. Exit code 1 if a file
-    differs, is missing or is not on record, and if there is nothing to verify.
+    With --bundle every file of its models must exist; otherwise the existing files are verified. Exit code 1 if a file
+    differs, is missing or has no recorded digest, and if there is nothing to verify.
 
     Example: faceatlas models verify --mirror s3://bucket/weights --bundle pyfeat
     """
     with exit_on_error():
         chosen = load_config(config, assignments or [])
-        items = published(bundle) if bundle is not None else None
+        items = registry_entries(bundle) if bundle is not None else None
         if items is not None and not items:
             raise BundleError(f"bundle {bundle} has no files on the hub, so there is nothing to verify")
         opened = _mirror(mirror, chosen)
@@ -172,11 +175,11 @@ def verify_models(
             say_outcome(outcome)
             outcomes.append(outcome)
     where = opened.uri if opened is not None else "the cache of this machine"
-    wrong = [outcome for outcome in outcomes if not outcome.complete]
+    wrong = [outcome for outcome in outcomes if not outcome.ok]
     if not outcomes:
         console.print(f"nothing to verify: {where} holds no weight file")
     else:
-        console.print(f"{len(outcomes) - len(wrong)} of {len(outcomes)} files in {where} are as they were put there")
+        console.print(f"{len(outcomes) - len(wrong)} of {len(outcomes)} files in {where} have their recorded checksum")
     raise typer.Exit(1 if wrong or not outcomes else 0)
 
 
@@ -186,14 +189,14 @@ def _mirror(uri: str | None, config: Config) -> Mirror | None:
 
 
 def say_outcome(outcome: Outcome) -> None:
-    """Print what became of one file."""
+    """Print the outcome of one file."""
     size = f" ({outcome.size / 1e6:.1f} MB)" if outcome.size is not None else ""
     console.print(f"{outcome.state:<10} {outcome.path}{size}" + (f": {outcome.message}" if outcome.message else ""))
 
 
-def say_licences(items: list[Published]) -> None:
+def say_licences(items: list[RegistryEntry]) -> None:
     """Print which models may be used for research only."""
     for slot, model, licence in dict.fromkeys(
-        (item.slot, item.model, item.card.licence) for item in items if item.card.research_only
+        (item.slot, item.model, item.card.license) for item in items if item.card.research_only
     ):
         console.print(f"research only: the weights of {slot} {model} ({licence})")

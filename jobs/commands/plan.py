@@ -1,4 +1,4 @@
-"""`faceatlas plan CORPUS OUT`: what `annotate` would do, table by table and shard by shard, and at what price."""
+"""`faceatlas plan CORPUS OUT`: the work of a run by table and shard, with its estimated time and cost."""
 
 import json
 import os
@@ -50,17 +50,18 @@ def plan(
     assignments: SetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
     measured: Annotated[
-        bool, typer.Option("--measure", help="Time a decode and annotate of a few chunks on this machine.")
+        bool, typer.Option("--measure", help="Estimate time and cost: time a few chunks on this machine.")
     ] = False,
-    seconds: Annotated[float, typer.Option(min=1, help="Time for --measure, loading of models not counted.")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Time budget of --measure, without loading models.")] = 30.0,
     save: Annotated[
-        bool, typer.Option("--save", help="Keep the forecast in OUT; the next run sets what came of it beside it.")
+        bool,
+        typer.Option("--save", help="Keep the forecast in OUT; the next run records the actual figures beside it."),
     ] = False,
 ) -> None:
-    """Show what `annotate` with the same arguments would do, and what it would take; changes nothing without --save.
+    """Show what `annotate` would do, with estimated time and cost; changes nothing without --save.
 
-    Prices and the size of the cluster come from the settings plan.*; rates that are measured hold for devices like
-    those of this machine.
+    Prices and the size of the cluster come from the settings plan.*. Measured rates hold for devices like those of
+    this machine.
 
     Examples:
       faceatlas plan videos/ out/ --bundle my_bundle.yaml
@@ -107,7 +108,7 @@ def plan(
 
 
 def table_rows(difference: Plan) -> list[dict[str, Any]]:
-    """The plan's summary without its shards: one dict per table, state and reason."""
+    """The plan's summary over all shards: one dict per table, state and reason."""
     sums: dict[tuple[str, str, str | None], Counter[str]] = {}
     for row in difference.summary.to_pylist():
         key = (row["slot"], row["state"], row["reason"])
@@ -121,7 +122,7 @@ def table_rows(difference: Plan) -> list[dict[str, Any]]:
 
 def _printed(first: str, rows: list[dict[str, Any]], key: str, versions: Any) -> Table:
     table = Table(box=None, pad_edge=False)
-    names = [first, "version" if versions else "slot", "state", "why", "clips", "frames to do"]
+    names = [first, "version" if versions else "slot", "state", "reason", "clips", "frames to do"]
     for name in names:
         table.add_column(name, justify="right" if name in ("clips", "frames to do") else "left", no_wrap=True)
     for row in rows:
@@ -131,7 +132,7 @@ def _printed(first: str, rows: list[dict[str, Any]], key: str, versions: Any) ->
 
 
 def _work(row: dict[str, Any]) -> str:
-    """Frames and chunks in words; `unknown` where no run has measured the clips yet."""
+    """Frames and chunks in words; `unknown` for clips of unknown length."""
     if row["state"] not in ("missing", "stale"):
         return ""
     known = f"{row['frames']} in {row['chunks']} chunks" if row["unknown"] < row["clips"] else ""
@@ -142,14 +143,14 @@ def _work(row: dict[str, Any]) -> str:
 def make_forecast(
     difference: Plan, out: str, bundle: Bundle, config: Config, seconds: float | None
 ) -> dict[str, Any] | None:
-    """The forecast of a plan's work; None where there is none to do.
+    """The forecast of a plan's work; None without work.
 
     Args:
         difference: the plan.
         out: output folder.
         bundle: the models.
         config: settings.
-        seconds: to measure for; None: only headers are read.
+        seconds: time budget of the measurement; None: only headers are read.
     """
     if not difference.work.num_rows:
         return None
@@ -169,7 +170,7 @@ def _cluster(config: Config) -> Cluster:
     """The cluster of the configuration, else this machine."""
     gpus = config.plan.gpus if config.plan.gpus is not None else config.ray.num_gpus
     if gpus is None:
-        gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))  # torch would count them, after seconds of loading
+        gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))  # torch can count them, but takes seconds to load
     return Cluster(config.plan.cpus or config.ray.num_cpus or os.cpu_count() or 1, gpus)
 
 
@@ -178,20 +179,20 @@ def say_forecast(made: dict[str, Any], config: Config) -> None:
     console.print(
         f"forecast, from {made['probed']} probed clips: {made['hours']:.2f} hours of video, {made['frames']} frames, "
         f"{made['sampled']} to annotate, {_or_unknown(made['faces'], '{:.0f}')} faces; "
-        f"about {made['unreadable']} clips cannot be read; object store up to {made['object_store_mb']:.0f} MB"
+        f"about {made['unreadable']} unreadable clips; object store up to {made['object_store_mb']:.0f} MB"
     )
     if made["seconds"] is None:
-        console.print("time and cost are not known: --measure times a few chunks on this machine")
+        console.print("estimated time and cost: unknown without --measure, which times a few chunks on this machine")
         return
     cost = _or_unknown(made["cost"], "{:.2f} " + config.plan.currency)
     console.print(
-        f"  {timedelta(seconds=round(made['seconds']))} on devices like this machine's ({made['device']}), "
-        f"cost {cost}, {made['output_mb']:.1f} MB of tables; most work is to {made['bottleneck']}; "
+        f"  estimated time {timedelta(seconds=round(made['seconds']))} on devices like this machine's "
+        f"({made['device']}), cost {cost}, {made['output_mb']:.1f} MB of tables; bottleneck: {made['bottleneck']}; "
         f"decoding takes {made['decode_cpu_hours']:.3f} CPU hours"
     )
     console.print(
-        f"  of it {made['start_seconds']:.0f} s until Ray and the actors are at work; the flow takes "
-        f"{_or_unknown(made['overhead'], '{:.2f} times')} what its parts take alone"
+        f"  including {made['start_seconds']:.0f} s to start Ray and the actors; the flow takes "
+        f"{_or_unknown(made['overhead'], '{:.2f} times')} the time of its parts alone"
     )
     if made["cores_per_gpu"] is not None:
         console.print(f"  {made['cores_per_gpu']:.1f} CPU cores feed one GPU")

@@ -9,7 +9,7 @@ from jobs.commands.maintain import changing, console, pairs, reading
 from jobs.options import ConfigOption, OutArgument, SetOption, exit_on_error
 from pipeline.maintenance import quarantine
 
-app = typer.Typer(help="Look at clips that failed, and let them be tried again.", no_args_is_help=True)
+app = typer.Typer(help="List clips that failed, and release them for another try.", no_args_is_help=True)
 WhereOption = Annotated[
     list[str] | None, typer.Option("--where", help="column=value, for example error_class=truncated; may be repeated.")
 ]
@@ -42,7 +42,7 @@ def list_rows(
 def retry(
     out: OutArgument, where: WhereOption = None, config: ConfigOption = None, assignments: SetOption = None
 ) -> None:
-    """Let quarantined clips be tried again by the next `faceatlas annotate`.
+    """Release quarantined clips: the next `faceatlas annotate` retries them.
 
     Example: faceatlas quarantine retry out/ --where error_class=unreadable
     """
@@ -50,4 +50,4 @@ def retry(
         chosen = pairs(where, "--where")
         with changing(out, config, assignments, "quarantine retry") as output:
             count = quarantine.release(output, chosen)
-    console.print(f"{count} clips will be tried again by the next run")
+    console.print(f"{count} clips will be retried by the next run")

@@ -1,4 +1,4 @@
-"""`faceatlas render CLIP OUT -o annotated.mp4`: a clip with what was found drawn on it."""
+"""`faceatlas render CLIP OUT -o annotated.mp4`: a clip with its annotations drawn on it."""
 
 from typing import Annotated
 

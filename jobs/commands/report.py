@@ -1,4 +1,4 @@
-"""`faceatlas report OUT`: one self-contained HTML page of what was done and found.
+"""`faceatlas report OUT`: one self-contained HTML page about runs, people and clips.
 
 The page draws itself from compact JSON with a few hundred lines of script of our own: 20 kB, where plotly's smallest
 build takes over 1 MB, and a gallery of 10,000 people then is a page of 60 cards at a time.
@@ -16,7 +16,7 @@ from rich.console import Console
 from jobs.options import ConfigOption, OutArgument, SetOption, exit_on_error
 from pipeline.config.models import load_config
 from pipeline.errors import OutputError
-from pipeline.report.gather import Limits, gather_report
+from pipeline.report.gather import ReportLimits, gather_report
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
@@ -40,7 +40,7 @@ def write_report(
     to: str,
     clips: list[str] | None = None,
     with_faces: bool = True,
-    limits: Limits | None = None,
+    limits: ReportLimits | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> int:
     """Write the page; returns its size in bytes.
@@ -71,7 +71,7 @@ def report(
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
-    """Write a page to look at: what was done, quarantine, people, clips over time, distributions. It needs no network.
+    """Write a self-contained HTML report: runs, quarantine, people, timelines of clips, distributions.
 
     Faces are biometric data, and the page shows them: --no-faces leaves all pictures out.
 
@@ -79,5 +79,5 @@ def report(
     """
     with exit_on_error():
         options = load_config(config, assignments or []).storage.options
-        size = write_report(out, to, clips, not no_faces, Limits(pictures=pictures), options)
+        size = write_report(out, to, clips, not no_faces, ReportLimits(pictures=pictures), options)
     console.print(f"{to}: {size / 1e6:.1f} MB" + ("" if no_faces else "; it shows faces: share it accordingly"))

@@ -27,7 +27,7 @@ TABLES = (*TABLE_OF_SLOT.values(), "clips", "quarantine", "tracks", "identities"
 def list_versions(
     out: OutArgument, config: ConfigOption = None, assignments: SetOption = None, as_json: JsonOption = False
 ) -> None:
-    """Print every version of every table: which is in force, how big it is, which run made it.
+    """Print every version of every table: which is current, how large it is, which run made it.
 
     Example: faceatlas versions list out/
     """
@@ -37,16 +37,16 @@ def list_versions(
         print(json.dumps(rows, indent=2))
         return
     table = Table(box=None, pad_edge=False)
-    for name in ("table", "version", "in force", "rows", "files", "model", "first run"):
+    for name in ("table", "version", "current", "rows", "files", "model", "first run"):
         table.add_column(name, no_wrap=True)
     for row in rows:
-        names = ("table", "version", "in_force", "rows", "files", "model", "first_run")
+        names = ("table", "version", "current", "rows", "files", "model", "first_run")
         table.add_row(*("" if row[n] in (None, False) else "yes" if row[n] is True else str(row[n]) for n in names))
     console.print(table)
 
 
 def version_rows(output: Output) -> list[dict[str, Any]]:
-    """One dict per version of a table that lies in the output."""
+    """One dict per version of a table in the output."""
     current = parquet.read_current(output)
     runs = list(read_runs(output))
     rows = []
@@ -60,9 +60,9 @@ def version_rows(output: Output) -> list[dict[str, Any]]:
                 {
                     "table": name,
                     "version": version,
-                    "in_force": current.get(name) == version,
+                    "current": current.get(name) == version,
                     "rows": parquet.read_version(output, name, version, column).num_rows,
-                    "files": len(parquet.list_files(output, parquet.partition(name, version))),
+                    "files": len(parquet.list_parquet(output, parquet.partition(name, version))),
                     "model": model,
                     "first_run": made[-1]["run"] if made else None,
                 }
@@ -81,13 +81,13 @@ def diff(
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how two versions of a table differ; with limits, exit code 3 if they differ too much.
+    """Compare two versions of a table; with limits, exit code 3 if they differ too much.
 
     Example: faceatlas versions diff out/ landmarks 1f0c... 9a3b... --limit mean_distance=1.5
     """
     with exit_on_error():
         limits = {name: _number(name, value) for name, value in pairs(limit, "--limit").items()}
-        metrics = version_diff.diff(reading(out, config, assignments), table, old, new)
+        metrics = version_diff.diff_versions(reading(out, config, assignments), table, old, new)
         broken = {metric.name for metric in version_diff.exceeded(metrics, limits)}
     if as_json:
         print(json.dumps({"metrics": {m.name: m.value for m in metrics}, "exceeded": sorted(broken)}, indent=2))
@@ -103,7 +103,7 @@ def _number(name: str, value: str) -> float:
         raise ConfigError(f"--limit {name}={value}: {value!r} is no number") from error
 
 
-def _print_metrics(metrics: list[version_diff.Metric], limits: Mapping[str, float], broken: set[str]) -> None:
+def _print_metrics(metrics: list[version_diff.DiffMetric], limits: Mapping[str, float], broken: set[str]) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("metric", "value", "limit"):
         table.add_column(name, no_wrap=True, justify="left" if name == "metric" else "right")
@@ -120,11 +120,11 @@ def _print_metrics(metrics: list[version_diff.Metric], limits: Mapping[str, floa
 def drop(
     out: OutArgument,
     table: Annotated[str, typer.Argument(help="Table.")],
-    version: Annotated[str, typer.Argument(help="A version that is not in force.")],
+    version: Annotated[str, typer.Argument(help="A version that is not current.")],
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
-    """Remove a version of a table that is not in force.
+    """Remove a version of a table that is not current.
 
     Example: faceatlas versions drop out/ emotions 1f0c9a3b5d7e
     """
@@ -133,6 +133,6 @@ def drop(
         if version not in there:
             raise ConfigError(f"table {table!r} has no version {version!r}; it has {', '.join(there) or 'none'}")
         if parquet.read_current(output).get(table) == version:
-            raise ConfigError(f"version {version} of {table} is in force; only versions beside it can be dropped")
+            raise ConfigError(f"version {version} of {table} is current; only other versions can be dropped")
         output.fs.rm(output.path(parquet.partition(table, version)), recursive=True)
     console.print(f"dropped version {version} of {table}")

@@ -55,8 +55,8 @@ function fillDone() {
   }
   const devices = (run) => run.cluster ? `${say(run.cluster.gpus)} GPUs, ${say(run.cluster.cpus)} CPUs, ` +
     run.cluster.pools.map((pool) => `${pool.actors} actors${pool.gpus ? " of " + pool.gpus + " GPU" : " on CPU"}`).join(", ") : null;
-  byId("runs").append(table("Runs, the latest first",
-    ["run", "bundle", "frames", "faces", "devices", "frames/s", "seconds", "of them annotating"],
+  byId("runs").append(table("Runs, latest first",
+    ["run", "bundle", "frames", "faces", "devices", "frames/s", "seconds", "of which annotating"],
     data.runs.map((run) => [run.run, run.bundle, run.frames, run.faces, devices(run), run.frames_per_s,
       run.seconds.total, run.seconds.annotate])));
   const forecast = data.runs.find((run) => run.forecast);
@@ -65,10 +65,10 @@ function fillDone() {
       ["quantity", "forecast", "actual", "actual / forecast"], forecast.forecast.against.map((row) =>
         [row.quantity, row.forecast, row.actual, row.forecast && row.actual !== null ? row.actual / row.forecast : null])));
   } else {
-    byId("forecast").append(make("p", "No run had a forecast (faceatlas plan --measure --save makes one).", { class: "soft" }));
+    byId("forecast").append(make("p", "No run had a forecast; make one with faceatlas plan --measure --save.", { class: "soft" }));
   }
   if (data.runs.length) byId("models").append(table("Models of the latest run",
-    ["slot", "model", "version", "licence", "research only"],
+    ["slot", "model", "version", "license", "research only"],
     data.runs[0].models.map((row) => [...row.slice(0, 4), row[4] ? "yes" : "no"])));
 }
 
@@ -135,10 +135,10 @@ function listenToPeople() {
 
 function fillPairs() {
   const { total, rows } = data.pairs;
-  if (!total) return byId("pairs-body").append(make("p", "There is none."));
+  if (!total) return byId("pairs-body").append(make("p", "No ambiguous pairs."));
   const who = (id) => nameOf.has(id) ? `${nameOf.get(id)} (${id.slice(0, 8)})` : id;
   byId("pairs-body").append(
-    table("Look at these", ["one", "other", "score", "threshold", "seen together", "why", "tracks", "tracks"],
+    table("Pairs to review", ["one", "other", "score", "threshold", "co-occurring", "reason", "tracks", "tracks"],
       rows.map(([a, b, ...rest]) => [who(a), who(b), ...rest])), more(rows.length, total, "pairs"));
 }
 

@@ -1,1 +1,1 @@
-"""How the bundle `tiny` is trained: material, teachers, one module per network, and the evaluation."""
+"""Training of the bundle `tiny`: material, teachers, one module per network, and the evaluation."""

@@ -1,7 +1,7 @@
 """Trains the bundle `tiny` (docs/tiny.md): from random weights, with the small published networks as teachers.
 
     python -m jobs.training all SHARED WORK              # every step below, in this order
-    python -m jobs.training prepare SHARED WORK          # scenes, faces, and what the teachers say of them
+    python -m jobs.training prepare SHARED WORK          # scenes, faces, and the teachers' outputs
     python -m jobs.training face SHARED WORK --minutes 20
     python -m jobs.training traits SHARED WORK --minutes 12
     python -m jobs.training gaze SHARED WORK --minutes 6
@@ -44,7 +44,7 @@ from jobs.training import gaze as line_of_sight
 from jobs.training.clips import measure_clips
 from jobs.training.detector import Pictures, train_detector
 from jobs.training.faces import Faces, collect_faces
-from jobs.training.identity import make_examples, tap, train_identity
+from jobs.training.identity import make_examples, tap_identity, train_identity
 from jobs.training.material import SAME_PERSON, read_scenes
 from jobs.training.teachers import Teachers, load_teachers
 from jobs.training.traits import train_traits
@@ -134,7 +134,7 @@ def gaze(options: argparse.Namespace) -> None:
     trained = TinyTraits()
     trained.load_state_dict(load_file(options.work / "traits.safetensors"))
     teacher = load_teachers(options.shared / "models").gaze
-    line_of_sight.tap(teacher)
+    line_of_sight.tap_gaze(teacher)
     seconds = 60 * options.minutes
     layers = seconds * 0.7
     line_of_sight.train_gaze(
@@ -152,7 +152,7 @@ def gaze(options: argparse.Namespace) -> None:
 def examples(options: argparse.Namespace) -> None:
     """Blended faces, and the identity teacher's maps of them."""
     teacher = load_teachers(options.shared / "models").identity
-    tap(teacher)
+    tap_identity(teacher)
     made = make_examples(read_cache(options.work / "faces.pkl"), teacher, EXAMPLES, seed=1)
     dump(options.work / "examples.pkl", made)
 

@@ -1,4 +1,4 @@
-"""Changes of pictures that a face outlives: light, colour, blur, noise, compression, occlusion."""
+"""Augmentations that keep a face recognizable: light, color, blur, noise, compression, occlusion."""
 
 import io
 import queue
@@ -53,8 +53,8 @@ def disturb(crops_NCHW: Tensor, random: np.random.Generator, strength: float = 1
     def some(share: float) -> Tensor:
         return torch.from_numpy(random.random((num, 1, 1, 1)) < share * strength)
 
-    grey = crops_NCHW.mean(1, keepdim=True)
-    out = torch.where(some(0.1), grey.expand_as(crops_NCHW), grey + (crops_NCHW - grey) * draw(0.6, 1.4))
+    gray = crops_NCHW.mean(1, keepdim=True)
+    out = torch.where(some(0.1), gray.expand_as(crops_NCHW), gray + (crops_NCHW - gray) * draw(0.6, 1.4))
     tint = torch.from_numpy(random.uniform(0.88, 1.12, (num, 3, 1, 1)).astype(np.float32))
     out = out * torch.where(some(0.5), tint, torch.ones(()))
     gain = 1 + strength * draw(-0.35, 0.35)
@@ -84,9 +84,9 @@ def compress(picture_CHW: Tensor, quality: int) -> Tensor:
 
 
 def _occlude(picture_CHW: Tensor, random: np.random.Generator) -> None:
-    """Cover a rectangle with one colour, in place."""
+    """Cover a rectangle with one color, in place."""
     height, width = picture_CHW.shape[1:]
     h, w = (int(side * random.uniform(0.1, 0.35)) for side in (height, width))
     top, left = int(random.integers(0, height - h)), int(random.integers(0, width - w))
-    colour = torch.from_numpy(random.random((3, 1, 1), np.float32))
-    picture_CHW[:, top : top + h, left : left + w] = colour
+    color = torch.from_numpy(random.random((3, 1, 1), np.float32))
+    picture_CHW[:, top : top + h, left : left + w] = color

@@ -1,5 +1,5 @@
-"""Whether `tiny` finds each person again over whole clips that were kept out: tracks and identities as the flow makes
-them, at the bundle's default threshold.
+"""Recognition by `tiny` over whole held-out clips: tracks and identities as the flow makes them, at the bundle's
+default threshold.
 """
 
 from pathlib import Path

@@ -102,8 +102,8 @@ def block_names(net: nn.Module) -> list[str]:
     return names
 
 
-def watch(net: nn.Module, names: Sequence[str]) -> dict[str, list[tuple[Tensor, Tensor]]]:
-    """Record input and output of parts of a network, anew at each forward pass (the caller clears the lists)."""
+def record_blocks(net: nn.Module, names: Sequence[str]) -> dict[str, list[tuple[Tensor, Tensor]]]:
+    """Record input and output of parts of a network at each forward pass; the caller clears the lists."""
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
 
     def keeper(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
@@ -147,7 +147,7 @@ def output_loss(student: RetinaFace, teacher: RetinaFace, frames_BCHW: Tensor) -
 
 
 def _raw(net: RetinaFace, frames_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    levels = net.fpn(*net.body(net.normalise(frames_BCHW)))
+    levels = net.fpn(*net.body(net.normalize(frames_BCHW)))
     features = [ssh(level) for ssh, level in zip((net.ssh1, net.ssh2, net.ssh3), levels, strict=True)]
     return net.BboxHead(features), net.ClassHead(features), net.LandmarkHead(features)
 
@@ -175,7 +175,7 @@ def train_detector(
         block_rate: the highest learning rate of the first phase.
     """
     student, teacher = (net.to(memory_format=torch.channels_last) for net in (student, teacher))
-    seen = watch(teacher, block_names(teacher))
+    seen = record_blocks(teacher, block_names(teacher))
     student.train()
     batches = ahead(lambda: pictures.batch(batch))
 

@@ -1,4 +1,4 @@
-"""What `tiny` can do on material that was kept out of training: the figures of docs/tiny.md."""
+"""Evaluation of `tiny` on held-out material: the figures of docs/tiny.md."""
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ class Tiny:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFaces:
     """Faces that a detector found in one picture, down to very low scores."""
 
     boxes_N4: Tensor
@@ -43,7 +43,7 @@ class Found:
     points_N52: Tensor
 
 
-def find(net: RetinaFace, rgb_HWC: np.ndarray, threshold: float = 0.02) -> Found:
+def find(net: RetinaFace, rgb_HWC: np.ndarray, threshold: float = 0.02) -> FoundFaces:
     """Run a detector on one picture with another threshold than its own."""
     usual, net.score_threshold = net.score_threshold, threshold
     try:
@@ -52,10 +52,10 @@ def find(net: RetinaFace, rgb_HWC: np.ndarray, threshold: float = 0.02) -> Found
         net.score_threshold = usual
     if faces.points_N52 is None:
         raise ValueError("a detector with five points is needed")
-    return Found(faces.boxes_N4, faces.scores_N, faces.points_N52)
+    return FoundFaces(faces.boxes_N4, faces.scores_N, faces.points_N52)
 
 
-def measure_faces(pairs: Sequence[tuple[Found, Found]], threshold: float) -> dict[str, float]:
+def measure_faces(pairs: Sequence[tuple[FoundFaces, FoundFaces]], threshold: float) -> dict[str, float]:
     """Recall and precision against the teacher at an IoU of 0.5.
 
     Args:
@@ -122,7 +122,7 @@ def landmarks_of(net: nn.Module, rgb_HWC: np.ndarray, boxes_N4: Tensor) -> Tenso
 
 
 def landmark_error(found_NK2: Tensor, truth_NK2: Tensor) -> Tensor:
-    """Mean distance of the 68 points, in units of the distance of the eyes' centres: (N,)."""
+    """Mean distance of the 68 points, in units of the distance of the eyes' centers: (N,)."""
     five = five_points(truth_NK2)
     return (found_NK2 - truth_NK2).norm(dim=2).mean(1) / (five[:, 1] - five[:, 0]).norm(dim=1)
 
@@ -235,7 +235,7 @@ def measure_pairs(embeddings: dict[str, Tensor], data: Path) -> dict[str, float]
     }
 
 
-def scenes_without_faces(pairs: Sequence[tuple[Scene, Found, Found]], threshold: float) -> tuple[int, int]:
+def scenes_without_faces(pairs: Sequence[tuple[Scene, FoundFaces, FoundFaces]], threshold: float) -> tuple[int, int]:
     """Number of scenes in which the teacher sees nothing, and of those in which the student finds a face."""
     empty = [(student.scores_N >= threshold).any() for _, teacher, student in pairs if len(teacher.scores_N) == 0]
     return len(empty), int(sum(empty))

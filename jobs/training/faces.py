@@ -1,4 +1,4 @@
-"""Faces cut out with a wide margin, and what the teachers say of each: computed once, used in every step.
+"""Faces cut out with a wide margin, with the teachers' outputs: computed once, used in every step.
 
 Shapes: N faces, K landmarks, C H W channels, rows, columns.
 """
@@ -52,13 +52,13 @@ def cut_out(frame_CHW: Tensor, boxes_N4: Tensor, points_N52: Tensor) -> tuple[Te
     """Square cut-outs of the faces of a frame, uint8, and boxes and points in their pixels."""
     size_N2 = boxes_N4[:, 2:] - boxes_N4[:, :2]
     side_N1 = size_N2.max(1, keepdim=True).values * REACH
-    centre_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
-    corner_N2 = centre_N2 - side_N1 / 2
+    center_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
+    corner_N2 = center_N2 - side_N1 / 2
     scale_N1 = SIDE / side_N1
     unit = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     from_NK2 = corner_N2[:, None] + side_N1[:, None] * unit
     crops_NCHW = torch.cat(
-        [teach.warp(frame_CHW[None].float(), points[None], (unit * SIDE)[None], SIDE) for points in from_NK2]
+        [teach.warp_crops(frame_CHW[None].float(), points[None], (unit * SIDE)[None], SIDE) for points in from_NK2]
     )
     boxes_N4 = (boxes_N4 - corner_N2.repeat(1, 2)) * scale_N1
     return crops_NCHW.round().clamp(0, 255).byte(), boxes_N4, (points_N52 - corner_N2[:, None]) * scale_N1[:, None]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from actors.models.tiny import TinyTraits
-from actors.models.tiny_gaze import TinyGaze, centred, cut_eyes, head_angles
+from actors.models.tiny_gaze import TinyGaze, centered, cut_eyes, head_angles
 from jobs.training.faces import Faces
 from jobs.training.schedule import descend
 from jobs.training.teachers import ask_gaze
@@ -31,7 +31,7 @@ GATHERED = 1024  # pairs of eyes for the last layers
 LATE = list(LAYERS)[list(LAYERS).index(FIRST_LATE) :]
 
 
-def tap(teacher: nn.Module) -> None:
+def tap_gaze(teacher: nn.Module) -> None:
     """Make the teacher (a GraphNet) give the variables of LAYERS beside the gaze."""
     outputs = teacher.prog["outputs"]  # type: ignore[index]
     outputs += [{"name": var, "var": var} for var in LAYERS.values()]  # type: ignore[operator]
@@ -58,7 +58,11 @@ def layer_loss(net: TinyGaze, teacher: nn.Module, eyes: tuple[Tensor, Tensor, Te
     left_NCHW, right_NCHW, pose_N3 = eyes
     said = ask_gaze(teacher, left_NCHW, right_NCHW, pose_N3)
     # the teacher's left eye is the subject's: right in the picture
-    given = {"left": centred(right_NCHW), "right": centred(left_NCHW), "both": torch.cat([said["v29"], said["v59"]], 1)}
+    given = {
+        "left": centered(right_NCHW),
+        "right": centered(left_NCHW),
+        "both": torch.cat([said["v29"], said["v59"]], 1),
+    }
     given["head"] = torch.cat([said["v99"].flatten(1), head_angles(pose_N3)], 1)
     losses = []
     for name, var in LAYERS.items():
@@ -78,7 +82,7 @@ def gather(
     for _ in range(draws):
         left_NCHW, right_NCHW, pose_N3 = draw()
         said = ask_gaze(teacher, left_NCHW, right_NCHW, pose_N3)
-        both = torch.cat([net.left(centred(right_NCHW)), net.right(centred(left_NCHW))], 1)
+        both = torch.cat([net.left(centered(right_NCHW)), net.right(centered(left_NCHW))], 1)
         for name, value in {"map": net.both[:4](both), "pose": head_angles(pose_N3)}.items():
             parts[name].append(value)
         for name in LATE:
@@ -129,7 +133,7 @@ def train_gaze(
 
     Args:
         net: changed in place.
-        teacher: after `tap`.
+        teacher: after `tap_gaze`.
         traits: trained, in eval mode.
         faces: those that are kept out are not used.
         seconds: CPU time of the layers alone, of the last layers, and of all together.

@@ -38,7 +38,7 @@ class Examples:
     maps: dict[str, Tensor]
 
 
-def tap(teacher: nn.Module) -> None:
+def tap_identity(teacher: nn.Module) -> None:
     """Make the teacher (a GraphNet) give the maps of LEVELS beside its embedding."""
     outputs = teacher.prog["outputs"]  # type: ignore[index]
     outputs += [{"name": name, "var": var} for name, (var, _) in LEVELS.items()]  # type: ignore[operator]
@@ -78,7 +78,7 @@ def make_examples(faces: Faces, teacher: nn.Module, count: int, seed: int, batch
 
     Args:
         faces: where from.
-        teacher: after `tap`.
+        teacher: after `tap_identity`.
         count: how many.
         seed: of chance.
         batch: faces per call.
@@ -116,7 +116,7 @@ def train_identity(
     Args:
         net: changed in place.
         examples: of `make_examples`.
-        faces: those that are not kept out are centred at the end.
+        faces: those that are not kept out are centered at the end.
         teacher: for its last layer.
         seconds: how long, in CPU time.
         batch: examples per step.
@@ -166,12 +166,12 @@ def train_identity(
         if step % 100 == 99:
             save()
     net.eval()
-    centre(net, faces)
+    center(net, faces)
     save()
 
 
 @torch.inference_mode()
-def centre(net: TinyIdentity, faces: Faces) -> None:
+def center(net: TinyIdentity, faces: Faces) -> None:
     """Shift the embeddings so that their mean over the training faces is 0.
 
     The network draws all faces together, and what they share would make strangers look alike.

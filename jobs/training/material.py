@@ -62,14 +62,14 @@ def read_scenes(data: Path, every: int) -> Iterator[Scene]:
             with Image.open(path) as image:
                 yield Scene(name, shrink(np.asarray(image.convert("RGB"))), held)
     for path in sorted((data / "videos").iterdir()):
-        for number, frame in read_frames(path, every):
+        for number, frame in read_video(path, every):
             yield Scene(f"videos/{path.name}#{number}", shrink(frame), path.stem in HELD_VIDEOS)
     for name in ODD_VIDEOS:
-        for number, frame in read_frames(data / "odd" / name, 10 * every):
+        for number, frame in read_video(data / "odd" / name, 10 * every):
             yield Scene(f"odd/{name}#{number}", shrink(frame), held=False)
 
 
-def read_frames(path: Path, every: int) -> Iterator[tuple[int, np.ndarray]]:
+def read_video(path: Path, every: int) -> Iterator[tuple[int, np.ndarray]]:
     """Number and uint8 RGB (H, W, 3) of every `every`-th frame; ends quietly where the file breaks."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]

@@ -71,11 +71,11 @@ def find_landmarks(net: MobileFaceNet, crops_NCHW: Tensor, boxes_N4: Tensor) -> 
         crops_NCHW: uint8 RGB.
         boxes_N4: of the detector, px of the crop.
     """
-    centre_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
+    center_N2 = (boxes_N4[:, :2] + boxes_N4[:, 2:]) / 2
     half_N1 = (boxes_N4[:, 2:] - boxes_N4[:, :2]).max(1, keepdim=True).values / 2
     found = []
     for reach in (1.0, 1.1):
-        squares_N4 = torch.cat([centre_N2 - half_N1 * reach, centre_N2 + half_N1 * reach], 1)
+        squares_N4 = torch.cat([center_N2 - half_N1 * reach, center_N2 + half_N1 * reach], 1)
         cut_NCHW = crop_faces(crops_NCHW, torch.arange(len(crops_NCHW)), squares_N4, size=112, expand=1.0)
         straight = net(cut_NCHW).unflatten(1, (68, 2))
         mirrored = net(cut_NCHW.flip(3)).unflatten(1, (68, 2))[:, MIRROR_68]
@@ -133,7 +133,7 @@ def classify_emotions(net: nn.Module, aligned_NCHW: Tensor) -> Tensor:
     return logits[:, _EMOTIONS] / 2
 
 
-def warp(crops_NCHW: Tensor, from_NK2: Tensor, to_NK2: Tensor, size: int) -> Tensor:
+def warp_crops(crops_NCHW: Tensor, from_NK2: Tensor, to_NK2: Tensor, size: int) -> Tensor:
     """Resample so that points of the crops (px, edges at integers) fall near points of the result, by a similarity."""
     height, width = crops_NCHW.shape[-2:]
     a, b, tx, ty = similarity(to_NK2, from_NK2).unbind(1)

@@ -1,7 +1,7 @@
 """Training of `TinyTraits`: landmarks, pose and emotions of a crop.
 
-The teachers spoke once, of each cut-out as it is; a cut-out is then turned, scaled, shifted, mirrored and disturbed
-anew in every step, and what the teachers said is carried along by geometry.
+The teachers annotated each cut-out once. Every step rotates, scales, shifts, mirrors and distorts it again, and
+transforms the teachers' annotations with it.
 """
 
 import time
@@ -51,10 +51,10 @@ def draw_batch(faces: Faces, rows: np.ndarray, random: np.random.Generator, stre
 
     boxes_N4 = faces.boxes_N4[rows]
     size_N2 = (boxes_N4[:, 2:] - boxes_N4[:, :2]) * EXPAND
-    centre_N2 = (boxes_N4[:, 2:] + boxes_N4[:, :2]) / 2
+    center_N2 = (boxes_N4[:, 2:] + boxes_N4[:, :2]) / 2
     # as far off as the detector's boxes are on small faces
     size_N2 = size_N2 * torch.exp(torch.stack([draw(0.1), draw(0.1)], 1) + draw(0.08)[:, None])
-    centre_N2 = centre_N2 + size_N2 * torch.stack([draw(0.07), draw(0.07)], 1)
+    center_N2 = center_N2 + size_N2 * torch.stack([draw(0.07), draw(0.07)], 1)
     angle_N = draw(0.25)
     mirror_N = torch.from_numpy(np.where(random.random(num) < 0.5 * min(strength, 1), -1.0, 1.0).astype(np.float32))
     # from target pixels to pixels of the cut-out: stretch, mirror, turn
@@ -62,7 +62,7 @@ def draw_batch(faces: Faces, rows: np.ndarray, random: np.random.Generator, stre
     turn_N22 = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
     stretch_N22 = torch.diag_embed(size_N2 / SIZE * torch.stack([mirror_N, torch.ones(num)], 1))
     matrix_N22 = turn_N22 @ stretch_N22
-    shift_N2 = centre_N2 - (matrix_N22 @ torch.full((2,), SIZE / 2)).squeeze(-1)
+    shift_N2 = center_N2 - (matrix_N22 @ torch.full((2,), SIZE / 2)).squeeze(-1)
     crops_NCHW = teach.sample(
         faces.crops_NCHW[rows].float() / 255,
         torch.cat([matrix_N22, shift_N2[..., None]], 2),

@@ -387,11 +387,11 @@ def load_config(
         ConfigError: an unknown setting, with the likeliest known one, or a wrong value, with its place.
     """
     trees = [
-        sources.read_file(file) if file is not None else {},
+        sources.read_yaml(file) if file is not None else {},
         sources.read_environment(os.environ if environment is None else environment),
         sources.read_assignments(assignments),
     ]
     try:
-        return Config.model_validate(sources.merge([sources.rename(tree, RENAMED) for tree in trees]))
+        return Config.model_validate(sources.merge_trees([sources.rename(tree, RENAMED) for tree in trees]))
     except ValidationError as error:
         raise ConfigError(f"wrong configuration: {sources.explain(error, Config)}") from error

@@ -6,7 +6,7 @@ from pipeline.config.models import RENAMED, Config, PoolConfig
 from pipeline.config.sources import ENV_PREFIX
 
 
-def describe(config: Config) -> str:
+def to_yaml(config: Config) -> str:
     """The configuration as commented YAML, which `--config` reads back."""
     lines = []
     for section, section_field in type(config).model_fields.items():

@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError
 ENV_PREFIX = "FACEATLAS__"
 
 
-def read_file(file: str | Path) -> dict[str, Any]:
+def read_yaml(file: str | Path) -> dict[str, Any]:
     """The settings of a YAML file as a tree of dicts.
 
     Raises:
@@ -112,7 +112,7 @@ def rename(tree: dict[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
     return tree
 
 
-def merge(trees: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def merge_trees(trees: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Merge trees of settings; later ones take precedence.
 
     Sections are merged setting by setting. A setting that holds a mapping, such as `decode.resources`, is replaced

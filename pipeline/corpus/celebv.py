@@ -34,7 +34,7 @@ def read_celebv(uri: str, config: Config) -> list[dict[str, Any]]:
     if not fs.isdir(path):
         raise ConfigError(f"the folder {folder} of the videos of {uri} does not exist; set sources.videos")
     videos: dict[str, dict[str, Any]] = {}
-    for found in files.list_files(folder, options):
+    for found in files.list_storage(folder, options):
         if files.is_media(found.name):
             videos.setdefault(files.without_suffix(files.base_name(found.name)), {**found.info, "uri": found.uri})
     prefix = files.shard_name(files.without_suffix(files.base_name(uri)), uri)

@@ -55,11 +55,11 @@ def read_corpus(corpus: str, config: Config) -> Corpus:
     fs.invalidate_cache()  # what an earlier listing of this process saw may have changed
     try:
         if fs.isdir(path):
-            return _read_listing(uri, files.list_files(uri, config.storage.options), config)
+            return _read_listing(uri, files.list_storage(uri, config.storage.options), config)
         if fs.exists(path):
             return _read_file(uri, fs.info(path), config)
         if re.search(r"[*?\[]", uri):
-            return _read_listing(uri, files.list_files(uri, config.storage.options, is_glob=True), config)
+            return _read_listing(uri, files.list_storage(uri, config.storage.options, is_glob=True), config)
     except OSError as error:
         raise ConfigError(f"cannot read the corpus {uri}: {error}") from error
     raise ConfigError(f"the corpus {uri} does not exist. {_ACCEPTED}")

@@ -1,6 +1,6 @@
 """Annotations in the form of COCO: one JSON file for boxes and key points.
 
-It goes clip by clip: in memory are the rows of one clip, and one line of text per face.
+It works clip by clip: in memory are the rows of one clip, and one line of text per face.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""The data card of an exported data set: what it is, which models made it, and what is known of its limits."""
+"""The dataset card of an export: content, models, licenses and known limits."""
 
 import json
 
@@ -20,7 +20,7 @@ _LIMITS = """\
 """
 
 
-def data_card(tables: ClipReader, rows: int, wide: pa.Schema) -> str:
+def dataset_card(tables: ClipReader, rows: int, wide: pa.Schema) -> str:
     """The README.md of a Hugging Face data set folder.
 
     Args:
@@ -30,7 +30,7 @@ def data_card(tables: ClipReader, rows: int, wide: pa.Schema) -> str:
     """
     record = next(iter(read_runs(tables.output)), {})
     models = record.get("models", {})
-    licences = sorted({str(model.get("licence")) for model in models.values()})
+    licenses = sorted({str(model.get("licence")) for model in models.values()})
     research = sorted(slot for slot, model in models.items() if model.get("research_only"))
     front = {
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
@@ -41,14 +41,14 @@ def data_card(tables: ClipReader, rows: int, wide: pa.Schema) -> str:
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in front.items()), "---", ""]
     lines += ["# Faces of a video corpus", ""]
     lines += [f"{rows} faces, one row each, annotated by Faceatlas. Pictures are not part of it.", ""]
-    lines += ["## Models and licences", "", "| slot | model | version | licence |", "|---|---|---|---|"]
+    lines += ["## Models and licenses", "", "| slot | model | version | license |", "|---|---|---|---|"]
     for slot, model in models.items():
         lines.append(f"| {slot} | {model.get('model')} | {model.get('version')} | {model.get('licence')} |")
     if not models:
         lines.append("| unknown: the output holds no record of a run | | | |")
-    lines += ["", f"Licences of the weights: {', '.join(licences) or 'unknown'}."]
+    lines += ["", f"Licenses of the weights: {', '.join(licenses) or 'unknown'}."]
     if research:
-        lines.append(f"**For research only**, by the licence of the weights: {', '.join(research)}.")
+        lines.append(f"**For research only**, by the license of the weights: {', '.join(research)}.")
     lines += ["", "## Columns", "", "| column | type | unit | about |", "|---|---|---|---|"]
     for field in wide:
         about = {key.decode(): value.decode() for key, value in (field.metadata or {}).items()}
@@ -60,6 +60,6 @@ def data_card(tables: ClipReader, rows: int, wide: pa.Schema) -> str:
 
 
 def _size(rows: int) -> str:
-    """The hub's word for a number of rows."""
+    """The hub's size category for a number of rows."""
     steps = ["n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B"]
     return steps[min(max(len(str(rows)) - 3, 0), len(steps) - 1)]

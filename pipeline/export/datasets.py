@@ -1,6 +1,6 @@
 """The tables as a data set of Hugging Face `datasets`: a folder with a wide row per face.
 
-It goes clip by clip: in memory are the rows of one clip.
+It works clip by clip: in memory are the rows of one clip.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import schema
-from pipeline.export.dataset_card import data_card
+from pipeline.export.dataset_card import dataset_card
 from pipeline.storage.output import open_output
 from pipeline.tables.clip_reader import ClipReader, choose_clips
 
@@ -53,7 +53,7 @@ def export_hf(out: str, to: str, clips: Sequence[str] = (), options: Mapping[str
     finally:
         if writer is not None:
             writer.close()
-    (folder / "README.md").write_text(data_card(tables, total, wide), encoding="utf-8")
+    (folder / "README.md").write_text(dataset_card(tables, total, wide), encoding="utf-8")
 
 
 def wide_schema(slots: Sequence[str]) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""`views.sql`: the output as views of DuckDB, one per table in force and a wide one with a row per face."""
+"""`views.sql`: the output as views of DuckDB, one per current table and a wide one with a row per face."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from pipeline.tables.clip_reader import ClipReader
 
 _HEAD = """\
 -- The tables of {root} in DuckDB: `duckdb -init views.sql`, or .read views.sql
--- Written by `faceatlas export --format views` for the versions in force then; write it anew after a run.
+-- Written by `faceatlas export --format views` for the versions that were current then; write it again after a run.
 """
 
 
 def views_sql(output: Output) -> str:
-    """SQL that makes a view of each table in force, and `atlas`: a row per face with everything that is known of it.
+    """SQL that makes a view of each current table, and `atlas`: a row per face with all its annotations.
 
     Raises:
         OutputError: there are no tables.
@@ -23,7 +23,7 @@ def views_sql(output: Output) -> str:
     there = {
         name: version
         for name, version in sorted(tables.current.items())
-        if parquet.list_files(output, parquet.partition(name, version))
+        if parquet.list_parquet(output, parquet.partition(name, version))
     }
     parts = [_HEAD.format(root=output.root)]
     for name, version in there.items():

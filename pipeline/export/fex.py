@@ -43,8 +43,8 @@ FEX = pa.schema(
 
 
 @dataclass(frozen=True)
-class Video:
-    """What a row says of the video.
+class FexVideo:
+    """The video, as rows of the layout name it.
 
     Attributes:
         name: for the column `input`.
@@ -59,7 +59,7 @@ class Video:
 
 
 def fex_rows(
-    video: Video, frames: Sequence[int] | np.ndarray, faces: pa.Table, labels: Sequence[str | None]
+    video: FexVideo, frames: Sequence[int] | np.ndarray, faces: pa.Table, labels: Sequence[str | None]
 ) -> pa.Table:
     """Rows of one clip, or of some frames of it, in py-feat's layout.
 
@@ -118,12 +118,12 @@ def face_rectangles(boxes_N4: np.ndarray) -> np.ndarray:
         boxes_N4: float32, left, top, right, bottom in pixels.
 
     Returns:
-        (N, 4) float32: left, top, width, height of the box grown 1.2 times about its centre, each edge rounded half to
+        (N, 4) float32: left, top, width, height of the box grown 1.2 times about its center, each edge rounded half to
         even (docs/reference/pyfeat.md sections 3.1 and 3.3); never clipped to the frame.
     """
     low_N2, high_N2 = boxes_N4[:, :2], boxes_N4[:, 2:]
-    centre_N2, half_N2 = (low_N2 + high_N2) / 2, (high_N2 - low_N2) * _EXPAND / 2
-    low_N2, high_N2 = np.rint(centre_N2 - half_N2), np.rint(centre_N2 + half_N2)
+    center_N2, half_N2 = (low_N2 + high_N2) / 2, (high_N2 - low_N2) * _EXPAND / 2
+    low_N2, high_N2 = np.rint(center_N2 - half_N2), np.rint(center_N2 + half_N2)
     return np.concatenate([low_N2, high_N2 - low_N2], axis=1).astype(np.float32)
 
 

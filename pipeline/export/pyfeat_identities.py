@@ -1,6 +1,6 @@
 """The reference's three per-video methods, with its labels (reference section 7.1), for comparison and for export.
 
-They depend on the order of the rows and know one clip only; for who is who across a corpus see
+They depend on the order of the rows and know one clip only; for identities across a corpus see
 pipeline/identity/assign.py.
 """
 
@@ -56,21 +56,21 @@ def cluster_identities(
 
 def _gallery(unit_ND: np.ndarray, threshold: float) -> np.ndarray:
     """One pass in the order of the rows: join the nearest running mean, or found one."""
-    centre_KD = np.empty((min(64, len(unit_ND)), unit_ND.shape[1]), np.float32)
+    center_KD = np.empty((min(64, len(unit_ND)), unit_ND.shape[1]), np.float32)
     size: list[int] = []
     cluster_N = np.empty(len(unit_ND), np.int64)
     for i, unit_D in enumerate(unit_ND):
-        cosine_K = centre_KD[: len(size)] @ unit_D
+        cosine_K = center_KD[: len(size)] @ unit_D
         near = int(cosine_K.argmax()) if size else -1
         if near >= 0 and cosine_K[near] >= threshold:
             size[near] += 1
-            moved_D = centre_KD[near] + (unit_D - centre_KD[near]) / size[near]
-            centre_KD[near] = moved_D / max(float(np.linalg.norm(moved_D)), 1e-12)
+            moved_D = center_KD[near] + (unit_D - center_KD[near]) / size[near]
+            center_KD[near] = moved_D / max(float(np.linalg.norm(moved_D)), 1e-12)
             cluster_N[i] = near
             continue
-        if len(size) == len(centre_KD):
-            centre_KD = np.concatenate([centre_KD, np.empty_like(centre_KD)])
-        centre_KD[len(size)] = unit_D
+        if len(size) == len(center_KD):
+            center_KD = np.concatenate([center_KD, np.empty_like(center_KD)])
+        center_KD[len(size)] = unit_D
         cluster_N[i] = len(size)
         size.append(1)
     return cluster_N

@@ -1,4 +1,4 @@
-"""Tables out of an output for readers of other tools: py-feat's layout as CSV or Parquet, clip by clip.
+"""Export in py-feat's layout (Fex) as CSV or Parquet, clip by clip.
 
 In memory are the stored rows of one clip, and the wide rows of some frames of it.
 """
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config.models import DecodeConfig
 from pipeline.errors import ConfigError, OutputError
-from pipeline.export.fex import FEX, Video, embeddings_of, fex_rows
+from pipeline.export.fex import FEX, FexVideo, embeddings_of, fex_rows
 from pipeline.export.pyfeat_identities import cluster_identities
 from pipeline.runs.history import read_runs
 from pipeline.storage.output import Output, open_output
@@ -28,7 +28,7 @@ _SUFFIX = {"fex-csv": ".csv", "fex-parquet": ".parquet"}
 _BLOCK_FRAMES = 2000  # 695 numbers each, several times over while they become text
 
 
-def export(
+def export_fex(
     out: str,
     to: str,
     form: Format,
@@ -85,7 +85,7 @@ def export(
 
 
 class _Reader:
-    """The tables in force of an output, clip by clip."""
+    """The current tables of an output, clip by clip."""
 
     def __init__(self, output: Output, identities: Identities, threshold: float, faces_only: bool) -> None:
         self.output, self.identities, self.threshold, self.faces_only = output, identities, threshold, faces_only
@@ -103,7 +103,7 @@ class _Reader:
         labels = self._labels(faces)
         frame_N = faces["frame"].to_numpy()
         frames_S = np.unique(frame_N) if self.faces_only else self._frames(clip, faces)
-        video = Video(_input(clip), clip["height"] or 0, clip["width"] or 0, clip["fps"])
+        video = FexVideo(_input(clip), clip["height"] or 0, clip["width"] or 0, clip["fps"])
         for low in range(0, len(frames_S), _BLOCK_FRAMES):
             part = frames_S[low : low + _BLOCK_FRAMES]
             begin, end = np.searchsorted(frame_N, [part[0], part[-1] + 1]).tolist()
@@ -132,12 +132,12 @@ class _Reader:
         )
         raise OutputError(
             f"clip {clip['key'] or clip['clip_id']}: {clip['sampled'] - len(with_faces_S)} of its {clip['sampled']} "
-            f"annotated frames show no face, and the tables do not say which frames these are: {why}. Add --faces-only "
-            "to leave their rows out."
+            f"annotated frames show no face, and the tables do not record which frames these are: {why}. Add "
+            "--faces-only to leave their rows out."
         )
 
     def _sampling(self) -> DecodeConfig | None:
-        """How the frames of the tables in force were chosen, out of the record of a run that made them."""
+        """How the frames of the current tables were sampled, from the record of a run that made them."""
         if self._decode is None:
             current = self.tables.current["clips"]
             made = (run for run in read_runs(self.output) if run["tables"].get("clips") == current)

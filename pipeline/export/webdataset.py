@@ -1,6 +1,6 @@
-"""Tar shards of aligned crops for WebDataset, and how a crop is aligned.
+"""Tar shards of aligned crops for WebDataset, and the alignment of a crop.
 
-It goes clip by clip: in memory are the rows of one clip.
+It works clip by clip: in memory are the rows of one clip.
 """
 
 import io
@@ -85,7 +85,7 @@ def aligned_crop(frame_HW3: np.ndarray, face: Mapping[str, Any]) -> Image.Image 
     """A face turned and scaled so that eyes, nose and mouth lie at ArcFace's places, 112 px; None without extent."""
     points = face.get("landmarks")
     five = face.get("points5")
-    if points is not None:  # the reference's five of the 68: eye centres, nose tip, mouth corners
+    if points is not None:  # the reference's five of the 68: eye centers, nose tip, mouth corners
         all_K2 = np.reshape(points, (-1, 2))
         five = [all_K2[36:42].mean(axis=0), all_K2[42:48].mean(axis=0), all_K2[30], all_K2[48], all_K2[54]]
     points_K2 = None if five is None else np.reshape(np.asarray(five, np.float64), (5, 2))
@@ -101,9 +101,9 @@ def aligned_crop(frame_HW3: np.ndarray, face: Mapping[str, Any]) -> Image.Image 
 def _similarity(from_K2: np.ndarray, to_K2: np.ndarray) -> np.ndarray:
     """Rotation, scale and shift that bring points to others with the least squared error (Umeyama 1991); (2, 3)."""
     mean_from, mean_to = from_K2.mean(axis=0), to_K2.mean(axis=0)
-    centred, target = from_K2 - mean_from, to_K2 - mean_to
+    centered, target = from_K2 - mean_from, to_K2 - mean_to
     # in complex numbers a similarity is one factor
-    a, b = centred[:, 0] + 1j * centred[:, 1], target[:, 0] + 1j * target[:, 1]
+    a, b = centered[:, 0] + 1j * centered[:, 1], target[:, 0] + 1j * target[:, 1]
     factor = (np.conj(a) @ b) / (np.conj(a) @ a).real
     linear = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
     return np.hstack([linear, (mean_to - linear @ mean_from)[:, None]])

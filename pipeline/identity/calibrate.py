@@ -1,9 +1,9 @@
-"""The threshold of an embedding model, from a corpus without truth.
+"""The threshold of an embedding model, estimated from a corpus without truth.
 
-Tracks that are in the picture together are certain impostors; the halves of one track are certain genuine pairs, if
+Co-occurring tracks are certain impostors; the halves of one track are certain genuine pairs, if
 easy ones: they come from one clip, so the share of them that is accepted is an upper bound. The threshold is the cosine
 above which a share `false_accepts` of the impostors lies. Where there are too few to count that far, the tail is that
-of a normal distribution with their mean and deviation, which is said.
+of a normal distribution with their mean and deviation, and the result says so.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from scipy.special import ndtri  # scipy.stats would add a second to every start
 
 from pipeline.arrays import match_faces
 from pipeline.errors import ConfigError
-from pipeline.identity.assign import covisible_pairs
+from pipeline.identity.assign import co_occurring_pairs
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 from pipeline.tables.clip_reader import track_members
@@ -31,7 +31,7 @@ _MOST_TRACKS = 5_000  # tracks whose halves are compared: more change nothing an
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a corpus says of its model's threshold.
+    """A threshold estimated from a corpus.
 
     Attributes:
         threshold: cosine with the wanted share of false accepts.
@@ -50,7 +50,7 @@ class Calibration:
     accepted: float
 
 
-def calibrate(impostor_I: np.ndarray, genuine_G: np.ndarray, false_accepts: float) -> Calibration:
+def estimate_threshold(impostor_I: np.ndarray, genuine_G: np.ndarray, false_accepts: float) -> Calibration:
     """Estimate the threshold from cosines of certain impostors and certain genuine pairs.
 
     Raises:
@@ -58,7 +58,7 @@ def calibrate(impostor_I: np.ndarray, genuine_G: np.ndarray, false_accepts: floa
     """
     if len(impostor_I) < LEAST_PAIRS:
         raise ConfigError(
-            f"calibrate needs {LEAST_PAIRS} pairs of tracks that are seen together, this corpus has {len(impostor_I)}; "
+            f"calibrate needs {LEAST_PAIRS} pairs of co-occurring tracks, this corpus has {len(impostor_I)}; "
             "use clips with several people, or keep the model's own threshold"
         )
     counted = len(impostor_I) * false_accepts >= 10
@@ -84,19 +84,19 @@ def calibrate(impostor_I: np.ndarray, genuine_G: np.ndarray, false_accepts: floa
 def calibrate_output(
     out: str, false_accepts: float = 1e-4, storage_options: Mapping[str, Any] | None = None
 ) -> Calibration:
-    """`calibrate` with the tracks and embeddings of an output.
+    """`estimate_threshold` with the tracks and embeddings of an output.
 
     Raises:
         OutputError: `out` is no output of Faceatlas.
-        ConfigError: it has too few tracks seen together.
+        ConfigError: it has too few co-occurring tracks.
     """
     columns = ["track_id", "clip_id", "first_frame", "last_frame", "embedding", "frames", "members", "faces", "shard"]
     tracks = parquet.read_table(out, "tracks", columns, storage_options).sort_by("track_id")
     unit_ND, embedded_N = unit_embeddings(tracks["embedding"]) if tracks.num_rows else (np.empty((0, 1)), np.empty(0))
-    pairs_C2 = covisible_pairs(tracks)
+    pairs_C2 = co_occurring_pairs(tracks)
     pairs_C2 = pairs_C2[embedded_N[pairs_C2].all(axis=1)] if len(pairs_C2) else pairs_C2
     impostor_C = np.einsum("cd,cd->c", unit_ND[pairs_C2[:, 0]], unit_ND[pairs_C2[:, 1]])
-    return calibrate(impostor_C, _halves(out, tracks, storage_options), false_accepts)
+    return estimate_threshold(impostor_C, _halves(out, tracks, storage_options), false_accepts)
 
 
 def _halves(out: str, tracks: pa.Table, storage_options: Mapping[str, Any] | None) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""Clustering of unit vectors with constraints: who is one person, in plain arrays.
+"""Clustering of unit vectors with constraints, in plain arrays.
 
     vectors in an order that is theirs      to the grid, where arithmetic is exact
-        |  strong ones found clusters; weak ones neither found nor bridge them
+        |  strong ones seed clusters; weak ones neither seed nor bridge them
         |  phase A: components at a high cosine, average linkage inside each    small pieces, whatever the corpus
-        |  phase B: the clusters of phase A as nodes, after a search for neighbours of the crowded ones' centres
+        |  phase B: the clusters of phase A as nodes, after a search for neighbors of the crowded ones' centers
         |  cannot-links left inside a cluster: the weaker member leaves         constraints.settle_conflicts
         |  weak ones join the cluster they are close to, or none                attach_rows
     cluster of each vector
@@ -22,12 +22,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.identity.constraints import Constraints, join_groups, settle_conflicts
-from pipeline.identity.knn import GRID, Nearest, find_neighbours, pairs, to_grid
+from pipeline.identity.knn import GRID, Nearest, candidate_pairs, find_neighbors, to_grid
 from pipeline.identity.linkage import LinkageRule, Nodes, add_rows, link_nodes, score_pairs
 
 #: Quality in steps of 1 / WEIGHTS: weights are whole numbers so that weighted sums are exact.
 WEIGHTS = 16
-#: A search that is done first may pass over pairs this far below the threshold; a centre may be closer than members.
+#: A search that is done first may pass over pairs this far below the threshold; a center may be closer than members.
 CANDIDATE_MARGIN = 0.02
 #: Rows that are linked at once in phase A: 65,536 x 512 int32 are 134 MB.
 PIECE_ROWS = 65_536
@@ -45,21 +45,20 @@ class ClusterRule:
 
     Attributes:
         linkage: when two clusters are one person.
-        neighbours: candidates per vector.
+        neighbors: candidates per vector.
         component_cosine: phase A links inside the components at this cosine.
     """
 
     linkage: LinkageRule = _START
-    neighbours: int = 32
+    neighbors: int = 32
     component_cosine: float = 0.50
 
 
 @dataclass
 class Account:
-    """What a clustering cost, in seconds for neighbours and for the rest, and the candidate pairs that it looked at."""
+    """What a clustering looked at, and how long the search for neighbors took (s)."""
 
-    neighbour_seconds: float = 0.0
-    linkage_seconds: float = 0.0
+    neighbor_seconds: float = 0.0
     largest_component: int = 0
     pairs: np.ndarray | None = None
     nearest: Nearest | None = None
@@ -72,7 +71,7 @@ def cluster_rows(
     constraints: Constraints,
     rule: ClusterRule,
     frozen_N: np.ndarray | None = None,
-    search: Search = find_neighbours,
+    search: Search = find_neighbors,
     account: Account | None = None,
 ) -> np.ndarray:
     """Cluster vectors; equal input gives equal clusters, whatever the search's partitions and workers.
@@ -80,19 +79,19 @@ def cluster_rows(
     Args:
         unit_ND: float32 unit vectors, (N, D), in an order that does not depend on where they come from.
         quality_N: 0..1, how much each counts in its cluster's mean.
-        strong_N: bool, may found a cluster; weak rows only join.
+        strong_N: bool, may seed a cluster; weak rows only join.
         constraints: which rows are one person, and which are not.
         rule: parameters.
         frozen_N: int64, cluster of each row in a known clustering, -1 for new rows; None: all are new. Frozen clusters
             may merge but never split.
-        search: finds neighbours.
+        search: finds neighbors.
         account: written to.
 
     Returns:
         int64 (N,): cluster of each row, named by its smallest row; -1 for weak rows that are close to none.
     """
     account = account or Account()
-    begun = time.perf_counter()
+    started = time.perf_counter()
     num = len(unit_ND)
     grid_ND = to_grid(unit_ND)
     strong_N = strong_N.copy()
@@ -101,26 +100,25 @@ def cluster_rows(
     cluster_N = np.arange(num) if frozen_N is None else _unfold(frozen_N, strong_N)
     row_K = np.flatnonzero(cluster_N == np.arange(num))  # a node is named by its smallest row
     if frozen_N is None:
-        centre_KD, fresh_K = grid_ND, np.ones(num, bool)
+        center_KD, fresh_K = grid_ND, np.ones(num, bool)
     else:
-        founding_N = np.where(strong_N | (cluster_N == np.arange(num)), cluster_N, -1)
-        centre_KD, fresh_K = _centres(group_rows(grid_ND, weight_N, founding_N)), (frozen_N < 0)[row_K]
-    found = search(centre_KD, fresh_K, rule.neighbours, rule.linkage.threshold - CANDIDATE_MARGIN)
-    pairs_E2, cosine_E = pairs(found)
+        seed_N = np.where(strong_N | (cluster_N == np.arange(num)), cluster_N, -1)
+        center_KD, fresh_K = _centers(group_rows(grid_ND, weight_N, seed_N)), (frozen_N < 0)[row_K]
+    found = search(center_KD, fresh_K, rule.neighbors, rule.linkage.threshold - CANDIDATE_MARGIN)
+    pairs_E2, cosine_E = candidate_pairs(found)
     pairs_E2 = row_K[pairs_E2]
-    account.neighbour_seconds += time.perf_counter() - begun
+    account.neighbor_seconds += time.perf_counter() - started
     account.pairs, account.nearest = pairs_E2, found
 
-    begun = time.perf_counter()
     state = _State(grid_ND, weight_N, constraints, rule, search, account)
     both_E = strong_N[pairs_E2].all(axis=1)
-    founded_N = np.where(strong_N, cluster_N, -1)
+    seeded_N = np.where(strong_N, cluster_N, -1)
     if frozen_N is None:
-        founded_N = _link_components(state, founded_N, pairs_E2[both_E], cosine_E[both_E])
-    founded_N = join_groups(founded_N, constraints.must_M2)
-    founded_N = _link_clusters(state, founded_N, pairs_E2[both_E], afresh=frozen_N is None)
-    founded_N = join_groups(founded_N, constraints.must_M2)
-    settled_N = settle_conflicts(founded_N, grid_ND, weight_N, constraints)
+        seeded_N = _link_components(state, seeded_N, pairs_E2[both_E], cosine_E[both_E])
+    seeded_N = join_groups(seeded_N, constraints.must_M2)
+    seeded_N = _link_clusters(state, seeded_N, pairs_E2[both_E], from_scratch=frozen_N is None)
+    seeded_N = join_groups(seeded_N, constraints.must_M2)
+    settled_N = settle_conflicts(seeded_N, grid_ND, weight_N, constraints)
     result_N = settled_N.copy()
     if frozen_N is not None:  # weak rows stay with the cluster that they had joined
         known = np.flatnonzero(~strong_N & (frozen_N >= 0))
@@ -128,9 +126,8 @@ def cluster_rows(
         torn_C = result_N[constraints.cannot_C2[:, 0]] == result_N[constraints.cannot_C2[:, 1]]
         torn = np.unique(constraints.cannot_C2[torn_C])
         result_N[torn[~strong_N[torn]]] = -1  # its cluster has merged with that of a rival
-    loose = np.flatnonzero((result_N < 0) | (settled_N != founded_N))
+    loose = np.flatnonzero((result_N < 0) | (settled_N != seeded_N))
     attach_rows(state, result_N, loose, pairs_E2)
-    account.linkage_seconds += time.perf_counter() - begun
     return first_of_each(result_N)
 
 
@@ -187,14 +184,14 @@ def group_rows(grid_ND: np.ndarray, weight_N: np.ndarray, group_N: np.ndarray) -
     return Nodes(total_KD, weight_K, np.bincount(group_R, minlength=len(names)).astype(np.int64), square_K)
 
 
-def _centres(nodes: Nodes) -> np.ndarray:
+def _centers(nodes: Nodes) -> np.ndarray:
     """Means of the nodes at unit length, on the grid."""
-    centre_KD = np.empty(nodes.total.shape, np.float16)
-    for begin in range(0, len(centre_KD), PIECE_ROWS):
+    center_KD = np.empty(nodes.total.shape, np.float16)
+    for begin in range(0, len(center_KD), PIECE_ROWS):
         total_BD = nodes.total[begin : begin + PIECE_ROWS].astype(np.float64)
         length_B1 = np.sqrt((total_BD**2).sum(axis=1, keepdims=True))
-        centre_KD[begin : begin + PIECE_ROWS] = to_grid(total_BD / np.maximum(length_B1, 1))
-    return centre_KD
+        center_KD[begin : begin + PIECE_ROWS] = to_grid(total_BD / np.maximum(length_B1, 1))
+    return center_KD
 
 
 def _link_components(state: _State, cluster_N: np.ndarray, pairs_E2: np.ndarray, cosine_E: np.ndarray) -> np.ndarray:
@@ -230,7 +227,7 @@ def _link_components(state: _State, cluster_N: np.ndarray, pairs_E2: np.ndarray,
     return linked_N
 
 
-def _link_clusters(state: _State, cluster_N: np.ndarray, pairs_E2: np.ndarray, afresh: bool) -> np.ndarray:
+def _link_clusters(state: _State, cluster_N: np.ndarray, pairs_E2: np.ndarray, from_scratch: bool) -> np.ndarray:
     """Phase B: linkage of clusters."""
     rows = np.flatnonzero(cluster_N >= 0)
     names, node_R = np.unique(cluster_N[rows], return_inverse=True)
@@ -238,16 +235,14 @@ def _link_clusters(state: _State, cluster_N: np.ndarray, pairs_E2: np.ndarray, a
     node_N[rows] = node_R
     nodes = group_rows(state.grid_ND, state.weight_N, cluster_N)
     pairs_K2 = node_N[pairs_E2]
-    # the lists of a crowded cluster's members are full of one another: its centre looks for others
-    crowded_K = nodes.size > state.rule.neighbours // 4
-    if afresh and crowded_K.any():
-        begun = time.perf_counter()
+    # the lists of a crowded cluster's members are full of one another: its center looks for others
+    crowded_K = nodes.size > state.rule.neighbors // 4
+    if from_scratch and crowded_K.any():
+        started = time.perf_counter()
         least = state.rule.linkage.threshold - CANDIDATE_MARGIN
-        more_K2, _ = pairs(state.search(_centres(nodes), crowded_K, state.rule.neighbours, least))
+        more_K2, _ = candidate_pairs(state.search(_centers(nodes), crowded_K, state.rule.neighbors, least))
         pairs_K2 = np.concatenate([pairs_K2, more_K2])
-        spent = time.perf_counter() - begun
-        state.account.neighbour_seconds += spent
-        state.account.linkage_seconds -= spent
+        state.account.neighbor_seconds += time.perf_counter() - started
     cannot_K2 = node_N[state.constraints.cannot_C2]
     ours_C = (cannot_K2 >= 0).all(axis=1)
     linked_K = link_nodes(nodes, pairs_K2, cannot_K2[ours_C], state.constraints.weight_C[ours_C], state.rule.linkage)
@@ -257,7 +252,7 @@ def _link_clusters(state: _State, cluster_N: np.ndarray, pairs_E2: np.ndarray, a
 
 
 def attach_rows(state: _State, cluster_N: np.ndarray, loose: np.ndarray, pairs_E2: np.ndarray) -> None:
-    """Let loose rows join clusters that they are close to, in place and best first; they change no centre.
+    """Let loose rows join clusters that they are close to, in place and best first; they change no center.
 
     The score is that of the linkage for a cluster and a single row: a doubtful face needs no less than a good one. A
     row with a cannot-link to any member does not join.

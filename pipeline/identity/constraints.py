@@ -1,8 +1,8 @@
-"""What is known beforehand about who is who: rows that are one person, and rows that are not.
+"""Constraints on a clustering: rows that are one person, and rows that are not.
 
 Cannot-links are soft while clusters form, because a hard one lets a single mistaken track split a person (it cost 2.7
 points in one set, docs/reference/clustering.md). In the end none is left inside a cluster: the weaker member leaves. A
-user's word is stronger: such a cannot-link blocks every merge, and rows that a user joined stay together.
+user's override is stronger: such a cannot-link blocks every merge, and rows that a user joined stay together.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Constraints:
 
     Attributes:
         cannot_C2: int64 (C, 2), rows that are two people.
-        weight_C: float64 (C,), 1, or infinite for a user's word.
+        weight_C: float64 (C,), 1, or infinite for a user's override.
         must_M2: int64 (M, 2), rows that are one person.
     """
 
@@ -32,7 +32,7 @@ class Constraints:
 
     @staticmethod
     def of(cannot_C2: np.ndarray = _NO_PAIRS, must_M2: np.ndarray = _NO_PAIRS) -> "Constraints":
-        """Cannot-links that are no user's word, and must-links."""
+        """Cannot-links that no user made, and must-links."""
         return Constraints(cannot_C2, np.ones(len(cannot_C2)), must_M2)
 
     def rivals(self, rows: np.ndarray) -> dict[int, list[int]]:

@@ -1,14 +1,14 @@
-"""Nearest neighbours by cosine: which tracks may be one person at all.
+"""Nearest neighbors by cosine: candidate pairs of tracks that may be one person.
 
     unit vectors, rounded to a grid on which float32 products are exact            to_grid
-        |  exact: tiles of the similarity matrix, each pair of rows once           exact_neighbours
-        |  approximate: tiles of rows near the same pivots, then neighbours'
-        |  neighbours                                                              partitioned_neighbours
-    Nearest, k per row  ->  candidate pairs                                        pairs
+        |  exact: tiles of the similarity matrix, each pair of rows once           find_neighbors
+        |  approximate: tiles of rows near the same pivots, then neighbors'
+        |  neighbors                                                              partitioned_neighbors
+    Nearest, k per row  ->  candidate pairs                                        candidate_pairs
 
 On the grid every cosine is one number, whatever the order of summation: tiles, partitions, threads, BLAS libraries and
 tensor cores have no effect. Ties go to the smaller row, so the k nearest are one set, in whatever order they are found.
-Letters: N rows, D width, k neighbours, P partitions.
+Letters: N rows, D width, k neighbors, P partitions.
 """
 
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ from numba import njit
 GRID = 2048
 #: Rows of a tile: 4096 x 4096 float32 are 64 MB.
 TILE = 4096
-#: Rows per pivot, and pivots whose rows each row is compared with, when neighbours are approximate.
+#: Rows per pivot, and pivots whose rows each row is compared with, when neighbors are approximate.
 ROWS_PER_PIVOT, PROBES = 512, 48
-#: How often lists are then joined, and rows on whose lists a row is that count as its neighbours in that.
+#: How often lists are then joined, and rows on whose lists a row is that count as its neighbors in that.
 JOIN_ROUNDS, REVERSE = 1, 16
 _PIVOT_ROUNDS, _ROWS_TO_FIT = 4, 32
 _ABSENT = np.float32(-4)
@@ -63,22 +63,15 @@ def to_grid(unit_ND: np.ndarray) -> np.ndarray:
     return grid_ND
 
 
-def exact_neighbours(grid_ND: np.ndarray, k: int, least: float) -> Nearest:
-    """The k nearest of each row among those whose cosine is at least `least`.
+def find_neighbors(grid_ND: np.ndarray, fresh_N: np.ndarray, k: int, least: float) -> Nearest:
+    """The k nearest of each row, among the pairs with at least one fresh row.
 
     Args:
         grid_ND: float16 of `to_grid`.
-        k: neighbours kept per row.
+        fresh_N: bool.
+        k: neighbors kept per row.
         least: cosine from which a pair counts.
     """
-    found = Nearest.none(len(grid_ND), k)
-    rows_N = np.arange(len(grid_ND), dtype=np.int32)
-    search_among(grid_ND, rows_N, rows_N, least, found)
-    return found
-
-
-def find_neighbours(grid_ND: np.ndarray, fresh_N: np.ndarray, k: int, least: float) -> Nearest:
-    """`exact_neighbours` among the pairs with at least one fresh row (bool, (N,))."""
     found = Nearest.none(len(grid_ND), k)
     fresh, known = (np.flatnonzero(mask_N).astype(np.int32) for mask_N in (fresh_N, ~fresh_N))
     search_among(grid_ND, fresh, fresh, least, found)
@@ -150,7 +143,7 @@ def _keep_rows(cosine_Nk, row_Nk, rows, cosine_Pk, row_Pk):  # type: ignore[no-u
                 _keep(cosine_Nk, row_Nk, rows[i], row_Pk[i, j], cosine_Pk[i, j])
 
 
-def pairs(found: Nearest) -> tuple[np.ndarray, np.ndarray]:
+def candidate_pairs(found: Nearest) -> tuple[np.ndarray, np.ndarray]:
     """Candidate pairs: a pair stays if either side keeps it.
 
     Returns:
@@ -224,7 +217,7 @@ def _nearest_pivots(block_BD: np.ndarray, pivot_PD: np.ndarray, num: int) -> np.
     return found_BV
 
 
-def partitioned_neighbours(
+def partitioned_neighbors(
     grid_ND: np.ndarray,
     k: int,
     least: float,
@@ -232,25 +225,25 @@ def partitioned_neighbours(
     probes: int = PROBES,
     rounds: int = JOIN_ROUNDS,
 ) -> Nearest:
-    """`exact_neighbours` among the pairs of which one visits the other, then `join_neighbours`.
+    """`find_neighbors` among the pairs of which one visits the other, then `join_neighbors`.
 
-    `measure_recall` says how many neighbours that leaves out.
+    `measure_recall` says how many neighbors that leaves out.
     """
     found = Nearest.none(len(grid_ND), k)
     for home, visitors in partitions(grid_ND, rows_per_pivot, probes):
         search_among(grid_ND, home, home, least, found)
         search_among(grid_ND, home, visitors, least, found)
     for _ in range(rounds):
-        found = join_neighbours(grid_ND, found, least)
+        found = join_neighbors(grid_ND, found, least)
     return found
 
 
-def join_neighbours(grid_ND: np.ndarray, found: Nearest, least: float, reverse: int = REVERSE) -> Nearest:
-    """Look at all pairs of rows that are neighbours of one row: who has a neighbour in common is often near.
+def join_neighbors(grid_ND: np.ndarray, found: Nearest, least: float, reverse: int = REVERSE) -> Nearest:
+    """Look at all pairs of rows that are neighbors of one row: who has a neighbor in common is often near.
 
     One round of NN-descent (Dong, Moses and Li, "Efficient k-nearest neighbor graph construction for generic similarity
-    measures", 2011): it mends most of what partitions cut apart. The neighbours of a row are those on its list and the
-    `reverse` nearest of the rows on whose lists it is. Which pairs are looked at follows from `found` alone, so the
+    measures", 2011): it recovers most pairs that partitions separate. The neighbors of a row are those on its list and
+    the `reverse` nearest of the rows on whose lists it is. Which pairs are looked at follows from `found` alone, so the
     result does not depend on the order of the rows.
 
     Args:
@@ -260,7 +253,7 @@ def join_neighbours(grid_ND: np.ndarray, found: Nearest, least: float, reverse: 
         reverse: see above.
 
     Returns:
-        The lists with what else was found.
+        The lists with the further neighbors.
     """
     whole_ND = np.empty(grid_ND.shape, np.int16)  # whole numbers of grid steps: sums of products are exact in int32
     for begin in range(0, len(grid_ND), TILE):
@@ -308,9 +301,9 @@ def _join(whole_ND, row_Nk, row_Nr, least, cosine_Nk, joined_Nk):  # type: ignor
 
 
 def measure_recall(grid_ND: np.ndarray, found: Nearest, least: float, sample: int = 512) -> float:
-    """Share of the true neighbours of evenly spread rows that were found; NaN if they have none.
+    """Share of the true neighbors of evenly spread rows that were found; NaN if they have none.
 
-    A row's true neighbours are its k nearest with a cosine of at least `least`.
+    A row's true neighbors are its k nearest with a cosine of at least `least`.
     """
     num, k = found.row.shape
     rows = np.unique(np.linspace(0, max(num - 1, 0), min(sample, num)).astype(np.int64))

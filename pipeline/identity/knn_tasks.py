@@ -1,4 +1,4 @@
-"""The search for neighbours as Ray tasks: each looks at the pairs of two blocks of rows, or of one partition.
+"""The search for neighbors as Ray tasks: each looks at the pairs of two blocks of rows, or of one partition.
 
 A task whose worker dies is run again by Ray. The k nearest are one set in whatever order the tasks end, so the number
 of workers and the partitions of the exact search have no effect (pipeline/identity/knn.py).
@@ -12,8 +12,8 @@ import ray
 from pipeline.identity.knn import (
     JOIN_ROUNDS,
     Nearest,
-    find_neighbours,
-    join_neighbours,
+    find_neighbors,
+    join_neighbors,
     merge_nearest,
     partitions,
     search_among,
@@ -31,14 +31,14 @@ def search_by_tasks(
     Args:
         grid_ND: float16 of `to_grid`.
         fresh_N: bool; pairs with at least one fresh row count.
-        k: neighbours kept per row.
+        k: neighbors kept per row.
         least: cosine from which a pair counts.
         exact_up_to: with more rows than this, only pairs near the same pivots are looked at.
         local_up_to: up to so many rows the search is done here, without tasks.
     """
     num = len(grid_ND)
     if num <= local_up_to:
-        return find_neighbours(grid_ND, fresh_N, k, least)
+        return find_neighbors(grid_ND, fresh_N, k, least)
     sides = block_pairs(fresh_N, BLOCK_ROWS) if num <= exact_up_to else partition_pairs(grid_ND, fresh_N)
     found = Nearest.none(num, k)
     task = ray.remote(num_cpus=1, max_retries=5)(search_sides)
@@ -69,7 +69,7 @@ def search_by_tasks(
     collect(0)
     if num > exact_up_to and fresh_N.all():
         for _ in range(JOIN_ROUNDS):
-            found = join_neighbours(grid_ND, found, least)
+            found = join_neighbors(grid_ND, found, least)
     return found
 
 

@@ -1,10 +1,10 @@
-"""Lineage of identities: merges, splits and retirements from one snapshot to the next.
+"""Stable identity ids: clusters take over the ids of the previous snapshot by the tracks that they share.
 
-An id goes with the greatest number of shared tracks, one id to one cluster (assign.carry_ids). What else happened to
-the old identities is said in rows of `lineage`: an identity whose tracks went to a cluster that bears another id was
-merged into it, one whose tracks went several ways was split, one whose tracks are in no cluster is retired. The same
-holds when the embedding model has changed, since track ids do not depend on it: ids are carried over, and the lineage
-says how much was moved.
+The id goes with the greatest number of shared tracks, one id to one cluster (assign.carry_ids). `lineage` has a row for
+each other change of an old identity: one whose tracks went to a cluster with another id was merged into it, one whose
+tracks went several ways was split, one whose tracks are in no cluster is retired. The same holds when the embedding
+model has changed, since track ids do not depend on it: ids are carried over, and the lineage tells how many tracks
+moved.
 """
 
 from collections import Counter, defaultdict
@@ -15,21 +15,21 @@ import pyarrow as pa
 from pipeline.schema import LINEAGE
 
 
-def write_lineage(now: Mapping[str, str | None], before: Mapping[str, str], snapshot: str, cause: str) -> pa.Table:
-    """What happened to the identities of the snapshot before.
+def write_lineage(now: Mapping[str, str | None], previous: Mapping[str, str], snapshot: str, cause: str) -> pa.Table:
+    """How the identities of the previous snapshot changed.
 
     Args:
         now: track id -> identity_id, or None for a track in no identity; tracks that are gone are absent.
-        before: track id -> identity_id.
+        previous: track id -> identity_id of the previous snapshot.
         snapshot: version of the new snapshot.
         cause: `clustering`, `decision` or `model`.
 
     Returns:
-        LINEAGE, a row for each way other than staying, sorted by from_id and to_id. An identity whose tracks all went
+        LINEAGE, a row for each change, sorted by from_id and to_id. An identity whose tracks all went
         to one other id is `merge`, several ways or a part `split`, those that are in no identity now `retire`.
     """
     ways: defaultdict[str, Counter[str | None]] = defaultdict(Counter)
-    for track, old in before.items():
+    for track, old in previous.items():
         if track in now:
             ways[old][now[track]] += 1
     rows = []
@@ -44,7 +44,7 @@ def write_lineage(now: Mapping[str, str | None], before: Mapping[str, str], snap
 
 
 def resolve_id(identity_id: str, lineage: pa.Table, living: set[str]) -> str:
-    """Follow an id that was in use once to the identity that bears it or has taken it in.
+    """Follow a former id to the identity that has it now or that it was merged into.
 
     Raises:
         KeyError: it was never in use, or its tracks are in no identity any more.

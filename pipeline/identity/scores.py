@@ -1,4 +1,4 @@
-"""How good a clustering is, against the truth: B-cubed and pairwise precision, recall and F.
+"""Scores of a clustering against the truth: B-cubed and pairwise precision, recall and F.
 
 B-cubed: Bagga and Baldwin, "Entity-based cross-document coreferencing using the vector space model", 1998; the mean
 over all items, so that a person with one clip counts as much as a clip of a person with many. Pairwise: over all pairs.

@@ -1,14 +1,15 @@
-"""The last aggregation: tracks of every shard (Ray tasks), then identities over the whole corpus.
+"""The last stage: tracks of every shard (Ray tasks), then identities over the whole corpus.
 
-A shard whose faces are those of the snapshot before keeps its tracks: they are read, not linked again.
+A shard whose faces are those of the previous snapshot keeps its tracks: they are read, not linked again.
 
 `tracks`, `identities`, `ambiguous_pairs` and `lineage` are snapshots: each aggregation writes a version of its own, and
-`current.json` switches to all at once, so that no reader ever sees tracks of one clustering
-beside identities of another.
+`current.json` switches to all at once, so that no reader ever sees tracks of one clustering beside identities of
+another.
 """
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,9 +31,9 @@ from pipeline.tracking.link import link_shard
 
 #: what one aggregation writes, all of one version
 TABLES = ("tracks", "identities", "ambiguous_pairs", "lineage")
-_HERE_CLIPS = 16  # so few are linked by the driver itself: a task would first wait seconds for its process to load
+_LOCAL_CLIPS = 16  # so few are linked by the driver itself: a task would first wait seconds for its process to load
 _HISTORY_KEY = b"faceatlas.clustering"
-#: columns of `clips` beside the id that say when a clip's tracks must be made again
+#: columns of `clips` beside the id that decide whether a clip's tracks must be linked again
 _CLIP = ["fingerprint", "faces"]
 _ORIGIN = "origin"
 _SLIM = [name for name in schema.TRACKS.names if name not in ("frames", "members")]
@@ -63,76 +64,49 @@ def aggregate(
 
 
 def _make_snapshot(context: RunContext, version: str, output: Output, same_person_cosine: float | None) -> None:
-    # not before they are needed: a run without work does not wait for Ray to load
-    import ray
+    linked = _link_shards(context, output)
+    if same_person_cosine is None:
+        identified = _no_identities(linked.tracks)
+    else:
+        identified = _identify(context, version, output, linked.tracks, same_person_cosine)
+    _write_snapshot(context, version, output, linked, identified)
 
-    from pipeline.identity.knn_tasks import search_by_tasks
 
-    config = context.config.identities
+# -- tracks -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Linked:
+    """The tracks of all shards.
+
+    Attributes:
+        whole: shard -> its tracks with their lists of faces, and what they were made of; for a large corpus a
+            reference to them: they stay with the tasks, and the driver sees what is needed to cluster, 2 kB per track.
+        tracks: columns _SLIM of all tracks.
+        by_tasks: whether shards are linked and written by Ray tasks.
+    """
+
+    whole: Mapping[str, Any]
+    tracks: pa.Table
+    by_tasks: bool
+
+
+def _link_shards(context: RunContext, output: Output) -> _Linked:
+    """Link the done clips of each shard, or take the tracks of the current snapshot."""
     clips = parquet.read_version(output, "clips", context.tables["clips"], ["clip_id", "shard", "status", *_CLIP])
     done = clips.filter(pc.equal(clips["status"], "done"))
-    shards = sorted(done["shard"].unique().to_pylist())
-    here = done.num_rows <= _HERE_CLIPS
+    clips_of = {shard: _of_shard(done, shard) for shard in sorted(done["shard"].unique().to_pylist())}
+    current = parquet.read_current(output).get("tracks", "none")
+    by_tasks = done.num_rows > _LOCAL_CLIPS
     link: Any = _link_in_two
-    write: Any = _write_shard
-    fetch: Any = list
-    if not here:
-        # the lists of faces stay with the tasks: the driver sees what is needed to cluster, 2 kB per track
+    if by_tasks:
+        import ray  # not before it is needed: a run without work does not wait for Ray to load
+
         link = ray.remote(num_cpus=1, num_returns=2)(_link_in_two).remote
-        write = ray.remote(num_cpus=1)(_write_shard).remote
-        fetch = ray.get
-    in_force = parquet.read_current(output).get("tracks", "none")
-    parts = [link(context, shard, _of_shard(done, shard), in_force) for shard in shards]
-    slim = schema.TRACKS.empty_table().select(_SLIM)
-    tracks = pa.concat_tables([slim, *fetch([part for part, _ in parts])])
-    identity_of_track = tracks["identity_id"].combine_chunks()
-    tables = {name: schema.table_schema(name).empty_table() for name in TABLES[1:]}
-    history: dict[str, str | int] = {}
-    if same_person_cosine is not None:
-        decisions = read_overrides(output)
-        rule = digest_values(same_person_cosine, config.of_versions())
-        old_version = parquet.read_current(output).get("identities", "none")
-        old, old_lineage, before, old_history = _read_before(output, old_version)
-        model = context.slots.get("embeddings", "none")
-        history = {"model": model, "rule": rule, "decisions": digest_overrides(decisions)}
-        frozen = _may_freeze(old_history, history, tracks.num_rows, config)
-        history["afresh"] = old_history["afresh"] if frozen else tracks.num_rows
-        search = partial(search_by_tasks, exact_up_to=config.exact_up_to, local_up_to=config.local_up_to)
-        who = cluster_tracks(
-            tracks,
-            same_person_cosine,
-            config,
-            before=PreviousSnapshot(old, frozenset(_every_id(old_lineage)), frozen),
-            decisions=decisions,
-            search=search,
-        )
-        identity_of_track = who.identity_of_track
-        now = dict(zip(tracks["track_id"].to_pylist(), identity_of_track.to_pylist(), strict=True))
-        cause = "clustering"
-        if before:
-            cause = "model" if old_history.get("model") != model else cause
-            cause = "decision" if cause != "model" and old_history.get("decisions") != history["decisions"] else cause
-        new = write_lineage(now, old, version, cause)
-        tables = {
-            "identities": who.identities,
-            "ambiguous_pairs": who.ambiguous_pairs,
-            "lineage": pa.concat_tables([old_lineage, new]),
-        }
-    rows_of_shard = {shard: pc.equal(tracks["shard"], shard) for shard in shards}
-    fetch(
-        [
-            write(context, version, shard, whole, identity_of_track.filter(rows_of_shard[shard].combine_chunks()))
-            for shard, (_, whole) in zip(shards, parts, strict=True)
-        ]
-    )
-    # identities last: their presence says that the snapshot is whole
-    metadata = {_HISTORY_KEY: json.dumps(history).encode()}
-    for name in ("lineage", "ambiguous_pairs", "identities"):
-        parquet.write_parquet(output, _path(name, version), tables[name], metadata if name == "identities" else None)
-
-
-def _path(name: str, version: str) -> str:
-    return f"{parquet.partition(name, version)}/{name}.parquet"
+    parts = {shard: link(context, shard, clips, current) for shard, clips in clips_of.items()}
+    slim = [part for part, _ in parts.values()]
+    tracks = pa.concat_tables([schema.TRACKS.empty_table().select(_SLIM), *(ray.get(slim) if by_tasks else slim)])
+    return _Linked({shard: whole for shard, (_, whole) in parts.items()}, tracks, by_tasks)
 
 
 def _of_shard(done: pa.Table, shard: str) -> pa.Table:
@@ -140,14 +114,14 @@ def _of_shard(done: pa.Table, shard: str) -> pa.Table:
 
 
 def _link_in_two(
-    context: RunContext, shard: str, clips: pa.Table, in_force: str
+    context: RunContext, shard: str, clips: pa.Table, current: str
 ) -> tuple[pa.Table, tuple[pa.Table, str]]:
     """Tracks of a shard without the lists of faces, and with them and what they were made of; a Ray task.
 
-    The tracks of the snapshot in force (its version) are taken again if they were made of the same faces.
+    The tracks of the current snapshot (its version) are taken again if they were made of the same faces.
     """
     origin = _origin(context, shard, clips)
-    whole, written = read_shard(context.open(), "tracks", in_force, shard)
+    whole, written = read_shard(context.open(), "tracks", current, shard)
     if written.get(_ORIGIN) == origin:
         whole = _with_identities(whole, pa.nulls(whole.num_rows, pa.string()))
     else:
@@ -159,8 +133,10 @@ def _origin(context: RunContext, shard: str, clips: pa.Table) -> str:
     """Digest of what the tracks of a shard follow from: its clips, the files of their faces, and the settings."""
     output, slots = context.open(), [slot for slot in ("face", "embeddings", "pose") if slot in context.slots]
     folders = [parquet.partition(schema.TABLE_OF_SLOT[slot], context.slots[slot], shard) for slot in slots]
-    # a file whose faces are detected again, or in part forgotten, keeps its name but hardly its size
-    files = [(path, output.fs.size(output.path(path))) for name in folders for path in parquet.list_files(output, name)]
+    # a file whose faces are detected again, or in part erased, keeps its name but hardly its size
+    files = [
+        (path, output.fs.size(output.path(path))) for name in folders for path in parquet.list_parquet(output, name)
+    ]
     return digest_values(
         "tracks", AGGREGATE_ALGORITHM, context.config.tracks.model_dump(mode="json"), files, clips.to_pylist()
     )
@@ -184,6 +160,138 @@ def _with_identities(tracks: pa.Table, identity_of_track: pa.Array) -> pa.Table:
     return tracks.set_column(column, schema.TRACKS.field("identity_id"), identity_of_track)
 
 
+# -- identities -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Identified:
+    """The identities of a corpus.
+
+    Attributes:
+        identity_of_track: of each track, in their order.
+        tables: name -> table, of those in TABLES that hold no tracks.
+        history: how they were made; kept in the metadata of `identities`.
+    """
+
+    identity_of_track: pa.Array
+    tables: Mapping[str, pa.Table]
+    history: Mapping[str, str | int]
+
+
+def _no_identities(tracks: pa.Table) -> _Identified:
+    tables = {name: schema.table_schema(name).empty_table() for name in TABLES[1:]}
+    return _Identified(tracks["identity_id"].combine_chunks(), tables, {})
+
+
+def _identify(
+    context: RunContext, version: str, output: Output, tracks: pa.Table, same_person_cosine: float
+) -> _Identified:
+    """Cluster the tracks, carry over the ids of the current snapshot, and write down how its identities changed."""
+    from pipeline.identity.knn_tasks import search_by_tasks  # with Ray
+
+    config, overrides = context.config.identities, read_overrides(output)
+    previous = _read_previous(output)
+    history: dict[str, str | int] = {
+        "model": context.slots.get("embeddings", "none"),
+        "rule": digest_values(same_person_cosine, config.of_versions()),
+        "decisions": digest_overrides(overrides),
+    }
+    frozen = _may_freeze(previous.history, history, tracks.num_rows, config)
+    history["afresh"] = previous.history["afresh"] if frozen else tracks.num_rows
+    found = cluster_tracks(
+        tracks,
+        same_person_cosine,
+        config,
+        previous=PreviousSnapshot(previous.identity_of_track, frozenset(_every_id(previous.lineage)), frozen),
+        overrides=overrides,
+        search=partial(search_by_tasks, exact_up_to=config.exact_up_to, local_up_to=config.local_up_to),
+    )
+    now = dict(zip(tracks["track_id"].to_pylist(), found.identity_of_track.to_pylist(), strict=True))
+    cause = _cause_of_change(previous.history, history)
+    changes = write_lineage(now, previous.identity_of_track, version, cause)
+    tables = {
+        "identities": found.identities,
+        "ambiguous_pairs": found.ambiguous_pairs,
+        "lineage": pa.concat_tables([previous.lineage, changes]),
+    }
+    return _Identified(found.identity_of_track, tables, history)
+
+
+@dataclass(frozen=True)
+class _Previous:
+    """The current snapshot, which the new one replaces; empty if there is none.
+
+    Attributes:
+        identity_of_track: track id -> identity_id, of tracks that are in an identity.
+        lineage: schema.LINEAGE.
+        history: how it was made.
+    """
+
+    identity_of_track: Mapping[str, str]
+    lineage: pa.Table
+    history: Mapping[str, Any]
+
+
+def _read_previous(output: Output) -> _Previous:
+    version = parquet.read_current(output).get("identities", "none")
+    path = _path("identities", version)
+    if not output.exists(path):
+        return _Previous({}, schema.LINEAGE.empty_table(), {})
+    lineage = parquet.read_version(output, "lineage", version).select(schema.LINEAGE.names)
+    tracks = parquet.read_version(output, "tracks", version, ["track_id", "identity_id"])
+    named = tracks.filter(pc.is_valid(tracks["identity_id"]))
+    history = json.loads((parquet.read_file(output, path).schema.metadata or {}).get(_HISTORY_KEY, b"{}"))
+    of_track = dict(zip(named["track_id"].to_pylist(), named["identity_id"].to_pylist(), strict=True))
+    return _Previous(of_track, lineage, history)
+
+
+def _cause_of_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The `cause` of lineage rows: a new model, else new overrides, else new tracks and settings."""
+    if old.get("model") != new["model"]:
+        return "model"
+    return "decision" if old.get("decisions") != new["decisions"] else "clustering"
+
+
+def _every_id(lineage: pa.Table) -> set[str]:
+    return {i for name in ("from_id", "to_id") for i in lineage[name].to_pylist() if i is not None}
+
+
+def _may_freeze(old: Mapping, new: Mapping, num_tracks: int, config: IdentitiesConfig) -> bool:
+    """Whether new tracks are only added: a large corpus, clustered in the same way, that has grown little since."""
+    alike = all(old.get(name) == new[name] for name in ("model", "rule", "decisions"))
+    last = old.get("afresh", 0)
+    return alike and num_tracks > config.recluster_up_to and num_tracks <= last * (1 + config.recluster_growth)
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _write_snapshot(
+    context: RunContext, version: str, output: Output, linked: _Linked, identified: _Identified
+) -> None:
+    """Write the tracks shard by shard; then the other tables, `identities` last: it marks the snapshot complete."""
+    write: Any = _write_shard
+    if linked.by_tasks:
+        import ray
+
+        write = ray.remote(num_cpus=1)(_write_shard).remote
+    shard_of_track = linked.tracks["shard"].combine_chunks()
+    written = [
+        write(context, version, shard, whole, identified.identity_of_track.filter(pc.equal(shard_of_track, shard)))
+        for shard, whole in linked.whole.items()
+    ]
+    if linked.by_tasks:
+        ray.get(written)
+    metadata = {_HISTORY_KEY: json.dumps(identified.history).encode()}
+    for name in ("lineage", "ambiguous_pairs", "identities"):
+        table = identified.tables[name]
+        parquet.write_parquet(output, _path(name, version), table, metadata if name == "identities" else None)
+
+
+def _path(name: str, version: str) -> str:
+    return f"{parquet.partition(name, version)}/{name}.parquet"
+
+
 def _write_shard(
     context: RunContext, version: str, shard: str, part: tuple[pa.Table, str], identity_of_track: pa.Array
 ) -> None:
@@ -193,33 +301,8 @@ def _write_shard(
     write_shard(context.open(), "tracks", version, shard, rows, {_ORIGIN: origin})
 
 
-def _read_before(output: Output, version: str) -> tuple[dict[str, str], pa.Table, bool, dict]:
-    """Of the snapshot in force: identity of each track, lineage, whether there is one, and how it was made."""
-    lineage = parquet.read_version(output, "lineage", version)
-    lineage = lineage.select(schema.LINEAGE.names)
-    path = _path("identities", version)
-    if not output.exists(path):
-        return {}, schema.LINEAGE.empty_table(), False, {}
-    tracks = parquet.read_version(output, "tracks", version, ["track_id", "identity_id"])
-    named = tracks.filter(pc.is_valid(tracks["identity_id"]))
-    history = json.loads((parquet.read_file(output, path).schema.metadata or {}).get(_HISTORY_KEY, b"{}"))
-    of_track = dict(zip(named["track_id"].to_pylist(), named["identity_id"].to_pylist(), strict=True))
-    return of_track, lineage, True, history
-
-
-def _every_id(lineage: pa.Table) -> set[str]:
-    return {i for name in ("from_id", "to_id") for i in lineage[name].to_pylist() if i is not None}
-
-
-def _may_freeze(old: Mapping, new: Mapping, num_tracks: int, config: IdentitiesConfig) -> bool:
-    """Whether new tracks may simply be added: a large corpus, made alike, that has grown little since it was made."""
-    alike = all(old.get(name) == new[name] for name in ("model", "rule", "decisions"))
-    afresh = old.get("afresh", 0)
-    return alike and num_tracks > config.recluster_up_to and num_tracks <= afresh * (1 + config.recluster_growth)
-
-
 def drop_old_snapshots(output: Output, keep: set[str]) -> None:
-    """Remove snapshots other than those to keep (the new one and the one before)."""
+    """Remove snapshots other than those to keep (the new one and the previous one)."""
     for name in TABLES:
         for version in parquet.table_versions(output, name):
             if version not in keep:

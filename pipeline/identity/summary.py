@@ -1,4 +1,4 @@
-"""What is said of identities: who they are, how sure that is, and which pairs a person should look at.
+"""Rows about identities: members, center, cohesion, and the ambiguous pairs that a person should review.
 
 Letters: N tracks, M members, K identities, E candidate pairs, C pairs seen together, D width of the embedding.
 """
@@ -19,18 +19,18 @@ def describe_identities(
     tracks: pa.Table,
     unit_ND: np.ndarray,
     groups: Mapping[int, np.ndarray],
-    founding_N: np.ndarray,
+    seed_N: np.ndarray,
     id_of_cluster: Mapping[int, str],
     names: Mapping[str, str],
     near_E2: np.ndarray,
 ) -> pa.Table:
-    """Rows of `schema.IDENTITIES`, sorted by identity_id; weak tracks count as members and have no part in the centre.
+    """Rows of `schema.IDENTITIES`, sorted by identity_id; weak tracks count as members and have no part in the center.
 
     Args:
         tracks: sorted by track_id.
         unit_ND: float32, their embeddings at unit length.
         groups: cluster -> rows.
-        founding_N: bool, may found an identity.
+        seed_N: bool, may seed an identity.
         id_of_cluster: cluster -> identity_id.
         names: identity_id -> name.
         near_E2: candidate pairs of rows, by which the next identity is found.
@@ -40,14 +40,14 @@ def describe_identities(
     quality_N = np.nan_to_num(tracks["quality"].to_numpy().astype(np.float32))
     frame_N, face_N = tracks["representative_frame"].to_pylist(), tracks["representative_face"].to_pylist()
     clusters = sorted(groups, key=lambda cluster: id_of_cluster[cluster])
-    centre_KD = np.zeros((len(clusters), unit_ND.shape[1]), np.float32)
+    center_KD = np.zeros((len(clusters), unit_ND.shape[1]), np.float32)
     of_row = np.full(len(track_ids), -1)
     rows: list[dict[str, Any]] = []
     for k, cluster in enumerate(clusters):
         rows_M = groups[cluster]
         of_row[rows_M] = k
-        centre_D, cohesion, best_M = describe_members(unit_ND[rows_M], quality_N[rows_M], founding_N[rows_M])
-        centre_KD[k], best = centre_D, rows_M[best_M]
+        center_D, cohesion, best_M = describe_members(unit_ND[rows_M], quality_N[rows_M], seed_N[rows_M])
+        center_KD[k], best = center_D, rows_M[best_M]
         identity_id = id_of_cluster[cluster]
         rows.append(
             {
@@ -57,14 +57,14 @@ def describe_identities(
                 "faces": int(faces_N[rows_M].sum()),
                 "cohesion": cohesion,
                 "name": names.get(identity_id),
-                "embedding": centre_D,
+                "embedding": center_D,
                 "members": [track_ids[i] for i in rows_M],
                 "representative_clip_id": clip_ids[best],
                 "representative_frame": frame_N[best],
                 "representative_face": face_N[best],
             }
         )
-    next_K, cosine_K = _next_identities(centre_KD, of_row[near_E2])
+    next_K, cosine_K = _next_identities(center_KD, of_row[near_E2])
     for k, row in enumerate(rows):
         if next_K[k] >= 0:
             row["next_identity_id"] = rows[next_K[k]]["identity_id"]
@@ -73,33 +73,31 @@ def describe_identities(
     return pa.Table.from_pylist(rows, schema=IDENTITIES)
 
 
-def describe_members(
-    unit_MD: np.ndarray, quality_M: np.ndarray, founding_M: np.ndarray
-) -> tuple[np.ndarray, float, int]:
-    """What the tracks of one identity say together.
+def describe_members(unit_MD: np.ndarray, quality_M: np.ndarray, seed_M: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """Center, cohesion and best member of an identity.
 
     Args:
         unit_MD: float32, their embeddings at unit length.
         quality_M: float32.
-        founding_M: bool, has a part in the centre; at least one does.
+        seed_M: bool, has a part in the center; at least one does.
 
     Returns:
-        The centre, float32 (D,) at unit length: the mean by quality; the mean cosine of all members to it; and which
+        The center, float32 (D,) at unit length: the mean by quality; the mean cosine of all members to it; and which
         member shows the person best.
     """
-    weight_M = np.where(founding_M, np.maximum(quality_M, 1 / WEIGHTS), 0).astype(np.float32)
-    centre_D = weight_M @ unit_MD
-    centre_D = centre_D / max(float(np.linalg.norm(centre_D)), 1e-6)
-    cosine_M = unit_MD @ centre_D
-    best = int(np.argmax(np.where(founding_M, quality_M * cosine_M, -np.inf)))
-    return centre_D, min(float(cosine_M.mean()), 1.0), best
+    weight_M = np.where(seed_M, np.maximum(quality_M, 1 / WEIGHTS), 0).astype(np.float32)
+    center_D = weight_M @ unit_MD
+    center_D = center_D / max(float(np.linalg.norm(center_D)), 1e-6)
+    cosine_M = unit_MD @ center_D
+    best = int(np.argmax(np.where(seed_M, quality_M * cosine_M, -np.inf)))
+    return center_D, min(float(cosine_M.mean()), 1.0), best
 
 
-def _next_identities(centre_KD: np.ndarray, near_E2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _next_identities(center_KD: np.ndarray, near_E2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each identity the closest of those that a candidate pair leads to, -1 for none; and its cosine."""
-    num = len(centre_KD)
+    num = len(center_KD)
     pair_P2 = _distinct(near_E2)
-    cosine_P = np.einsum("pd,pd->p", centre_KD[pair_P2[:, 0]], centre_KD[pair_P2[:, 1]])
+    cosine_P = np.einsum("pd,pd->p", center_KD[pair_P2[:, 0]], center_KD[pair_P2[:, 1]])
     here, there = np.concatenate([pair_P2, pair_P2[:, ::-1]]).T
     cosine = np.concatenate([cosine_P, cosine_P])
     order = np.lexsort((there, -cosine, here))
@@ -119,7 +117,7 @@ def list_ambiguous(
     unit_ND: np.ndarray,
     quality_N: np.ndarray,
     cluster_N: np.ndarray,
-    founding_N: np.ndarray,
+    seed_N: np.ndarray,
     id_of_cluster: Mapping[int, str],
     near_E2: np.ndarray,
     seen_C2: np.ndarray,
@@ -129,17 +127,17 @@ def list_ambiguous(
     """Pairs of identities that a person should look at: `schema.AMBIGUOUS_PAIRS`, the highest score first.
 
     Those whose score lies less than `margin` below the threshold, and those above it that are kept apart because their
-    tracks are seen together, because a user said so, or because each is far more alike in itself
+    tracks co-occur, because an override says so, or because each is far more alike in itself
     (`rule.relative_similarity`).
     """
-    founded_N = np.where(founding_N, cluster_N, -1)
-    names, of_founded = np.unique(founded_N[founded_N >= 0], return_inverse=True)
+    seeded_N = np.where(seed_N, cluster_N, -1)
+    names, of_seeded = np.unique(seeded_N[seeded_N >= 0], return_inverse=True)
     of_row = np.full(len(cluster_N), -1)
-    of_row[founded_N >= 0] = of_founded
+    of_row[seeded_N >= 0] = of_seeded
     pair_P2 = _distinct(of_row[near_E2])
     if len(pair_P2) == 0:
         return AMBIGUOUS_PAIRS.empty_table()
-    nodes = group_rows(to_grid(unit_ND), row_weights(quality_N), founded_N)
+    nodes = group_rows(to_grid(unit_ND), row_weights(quality_N), seeded_N)
     score_P = score_pairs(nodes, pair_P2[:, 0], pair_P2[:, 1], rule)
     close = score_P >= rule.threshold - margin
     pair_P2, score_P = pair_P2[close], score_P[close]

@@ -1,4 +1,4 @@
-"""Work on a finished output: erasing clips, people and sources, the quarantine, versions held against each other.
+"""Work on a finished output: erasing clips, people and sources, the quarantine, comparison of versions.
 
 In: an output, under its lease where it is changed. Out: rewritten tables, tombstones, or metrics of a difference.
 """

@@ -1,14 +1,14 @@
-"""Taking clips or a person out of an output, for good.
+"""Erasing clips, sources or a person from an output, permanently.
 
-    1. tombstones/pending.json   all that is to go, resolved once: from here on, whoever comes next finishes it
+    1. tombstones/pending.json   all that is to go, resolved once: from here on, the next erasure or run finishes it
     2. tombstones                a run does not bring it back (pipeline/tables/tombstones.py)
     3. tables of the slots       every version; those that depend on faces first, `faces` last
-    4. tracks, identities        the snapshot in force; older ones are removed
-    5. clips, quarantine, and what else names a clip: run records, reports
-    6. audit/<time>.json         what was done, without naming what is gone; then pending.json goes
+    4. tracks, identities        the current snapshot; older ones are removed
+    5. clips, quarantine, and other files that name a clip: run records, reports
+    6. audit/<time>.json         what was done, by pseudonyms; then pending.json is removed
 
-Each file is replaced in one step and each step may be done twice, so a crash anywhere leaves work that the next
-`forget` or run finishes, and no reader sees a row of a face that `faces` lacks.
+Each file is replaced in one step and each step may be repeated, so a crash anywhere leaves work that the next
+erasure or run finishes, and no reader sees a row of a face that `faces` lacks.
 """
 
 import json
@@ -26,14 +26,14 @@ from pipeline import schema
 from pipeline.arrays import FACE_KEY, columns_to_matrix, match_faces, pair_faces, to_matrix
 from pipeline.errors import ConfigError
 from pipeline.geometry import box_iou
-from pipeline.identity.overrides import forget_tracks
+from pipeline.identity.overrides import erase_tracks
 from pipeline.runs.history import faces_versions
 from pipeline.storage import fs
 from pipeline.storage.output import Output, write_bytes
 from pipeline.tables import parquet
 from pipeline.tables.clip_reader import track_members
 from pipeline.tables.shard_file import read_shard, remove_rows, write_shard
-from pipeline.tables.tombstones import FOLDER, SAME_FACE_IOU, hide, write_tombstones
+from pipeline.tables.tombstones import FOLDER, SAME_FACE_IOU, pseudonymize, write_tombstones
 from pipeline.tracking.faces import unit_embeddings
 
 PENDING = f"{FOLDER}/pending.json"
@@ -45,12 +45,12 @@ _BOX = ("box_x1", "box_y1", "box_x2", "box_y2")
 
 @dataclass
 class Removal:
-    """What is to go.
+    """All that is to be removed.
 
     Attributes:
         kind: clip, source or identity.
         clips: whole clips.
-        words: texts that name them: ids, uris, members.
+        identifiers: texts that name them: ids, uris, members.
         identity: person, with `faces` (clip_id, frame, box), `keys` (table -> version -> faces) and `tracks`.
         totals: clip_id -> faces that the clip keeps.
         sources: URIs of which nothing is to come back.
@@ -58,7 +58,7 @@ class Removal:
 
     kind: str
     clips: list[str] = field(default_factory=list)
-    words: list[str] = field(default_factory=list)
+    identifiers: list[str] = field(default_factory=list)
     identity: str | None = None
     faces: list[tuple[str, int, list[float]]] = field(default_factory=list)
     keys: dict[str, dict[str, list[Key]]] = field(default_factory=dict)
@@ -67,14 +67,14 @@ class Removal:
     sources: list[str] = field(default_factory=list)
 
 
-def forget_clip(output: Output, clip_id: str) -> dict[str, Any]:
-    """Forget one clip; returns the audit record. The caller holds the lease."""
+def erase_clip(output: Output, clip_id: str) -> dict[str, Any]:
+    """Erase one clip; returns the audit record. The caller holds the lease."""
     rows = _clip_rows(output)
-    return _begin(output, Removal("clip", [clip_id], _words(rows, {clip_id})))
+    return _begin(output, Removal("clip", [clip_id], _identifiers(rows, {clip_id})))
 
 
-def forget_source(output: Output, uri: str, corpus: pa.Table | None = None) -> dict[str, Any]:
-    """Forget all clips of a video file or tar shard, also those that a later manifest cuts out of it.
+def erase_source(output: Output, uri: str, corpus: pa.Table | None = None) -> dict[str, Any]:
+    """Erase all clips of a video file or tar shard, also those that a later manifest cuts out of it.
 
     The caller holds the lease.
 
@@ -99,14 +99,14 @@ def forget_source(output: Output, uri: str, corpus: pa.Table | None = None) -> d
             f"{output.root} holds chunks of {len(unknown)} clips of unfinished shards, whose sources only the corpus "
             "names; some may be of this one. Give --corpus, or let `annotate` finish first."
         )
-    return _begin(output, Removal("source", sorted(clips), sorted({*_words(rows, clips), full}), sources=[full]))
+    return _begin(output, Removal("source", sorted(clips), sorted({*_identifiers(rows, clips), full}), sources=[full]))
 
 
-def forget_identity(output: Output, identity_id: str) -> dict[str, Any]:
-    """Forget the faces of one person; returns the audit record. The caller holds the lease.
+def erase_identity(output: Output, identity_id: str) -> dict[str, Any]:
+    """Erase the faces of one person; returns the audit record. The caller holds the lease.
 
     The clips stay, with the other people in them. In clips that come later the person is a new one: nothing is kept
-    by which to recognise them.
+    by which to recognize them.
 
     Raises:
         ConfigError: no such identity.
@@ -115,12 +115,14 @@ def forget_identity(output: Output, identity_id: str) -> dict[str, Any]:
     tracks = parquet.read_version(output, "tracks", current.get("tracks", "none"))
     tracks = tracks.filter(pc.equal(tracks["identity_id"], identity_id))
     if not tracks.num_rows:
-        raise ConfigError(f"no track in force belongs to identity {identity_id!r}; see the table identities")
+        raise ConfigError(f"no current track belongs to identity {identity_id!r}; see the table identities")
     members = track_members(tracks.select(["clip_id", "frames", "members"]))
     clips = sorted(pc.unique(members["clip_id"]).to_pylist())
     stored = _boxes(output, current["faces"], clips)
     faces = stored.take(match_faces(members, stored).drop_null())
-    removal = Removal("identity", words=[identity_id], identity=identity_id, tracks=tracks["track_id"].to_pylist())
+    removal = Removal(
+        "identity", identifiers=[identity_id], identity=identity_id, tracks=tracks["track_id"].to_pylist()
+    )
     removal.faces = list(zip(*(faces[name].to_pylist() for name in ("clip_id", "frame", "box")), strict=True))
     lost = Counter(faces["clip_id"].to_pylist())
     removal.totals = {clip: count - lost[clip] for clip, count in Counter(stored["clip_id"].to_pylist()).items()}
@@ -128,23 +130,25 @@ def forget_identity(output: Output, identity_id: str) -> dict[str, Any]:
     for slot, table in schema.TABLE_OF_SLOT.items():
         for version in parquet.table_versions(output, table):
             known = {version} if slot == "face" else faces_versions(output, slot, version) & set(of_version)
-            # of a table on faces that nobody knows, all faces of these frames go: rather too many than too few
+            # a table whose faces version is unknown loses all faces of these frames: rather too many than too few
             found = {key for v in known for key in of_version[v]} if known else _faces_of_frames(removal, 1 << 8)
             removal.keys.setdefault(table, {})[version] = sorted(found)
     return _begin(output, removal)
 
 
-def finish_forgetting(output: Output) -> dict[str, Any] | None:
+def finish_erasure(output: Output) -> dict[str, Any] | None:
     """Finish a removal that was cut off; returns its audit record, if there is one. The caller holds the lease."""
     try:
         pending = json.loads(output.fs.cat_file(output.path(PENDING)))
     except FileNotFoundError:
         return None
+    if "words" in pending:  # as 0.1 named it
+        pending["identifiers"] = pending.pop("words")
     return _carry_out(output, Removal(**pending))
 
 
 def _begin(output: Output, removal: Removal) -> dict[str, Any]:
-    finish_forgetting(output)
+    finish_erasure(output)
     write_bytes(output, PENDING, json.dumps(asdict(removal)).encode())
     return _carry_out(output, removal)
 
@@ -171,8 +175,8 @@ def _carry_out(output: Output, removal: Removal) -> dict[str, Any]:
     audit = {
         "time": now,
         "kind": removal.kind,
-        "clips": [hide(clip_id) for clip_id in removal.clips],
-        "identity": hide(removal.identity) if removal.identity else None,
+        "clips": [pseudonymize(clip_id) for clip_id in removal.clips],
+        "identity": pseudonymize(removal.identity) if removal.identity else None,
         "rows": {name: rows for name, rows in sorted(gone.items()) if rows},
         "documents": others,
     }
@@ -199,7 +203,7 @@ def _stored_clips(output: Output) -> set[str]:
     return ids
 
 
-def _words(rows: Iterable[dict], clips: set[str]) -> list[str]:
+def _identifiers(rows: Iterable[dict], clips: set[str]) -> list[str]:
     """Texts that name these clips and no other."""
     rows = list(rows)
     shared = {row["uri"] for row in rows if row["clip_id"] not in clips}
@@ -233,7 +237,7 @@ def _faces_of_frames(removal: Removal, most: int) -> set[Key]:
 
 
 def _shards(output: Output, name: str, version: str) -> list[str]:
-    paths = parquet.list_files(output, parquet.partition(name, version))
+    paths = parquet.list_parquet(output, parquet.partition(name, version))
     return sorted({path.split("/shard=")[1].split("/")[0] for path in paths if "/shard=" in path})
 
 
@@ -270,7 +274,7 @@ def _drop_faces(output: Output, path: str, keys: pa.Table) -> int:
 
 
 def _clean_snapshots(output: Output, removal: Removal, gone: Counter[str]) -> None:
-    """Tracks and identities in force lose what is to go; other snapshots go as a whole."""
+    """The current tracks and identities lose what is to go; other snapshots are removed."""
     current = parquet.read_current(output)
     for name in ("tracks", "identities", "ambiguous_pairs", "lineage"):
         for version in parquet.table_versions(output, name):
@@ -278,17 +282,17 @@ def _clean_snapshots(output: Output, removal: Removal, gone: Counter[str]) -> No
                 output.fs.rm(output.path(parquet.partition(name, version)), recursive=True)
     if "tracks" not in current:
         return
-    files_of_tracks = parquet.list_files(output, parquet.partition("tracks", current["tracks"]))
+    files_of_tracks = parquet.list_parquet(output, parquet.partition("tracks", current["tracks"]))
     parts = {path: parquet.read_file(output, path) for path in files_of_tracks}
     outs = {path: _is_out(rows, removal) for path, rows in parts.items()}
-    # decisions name tracks alone, so they are cleaned while the tracks can still be found
-    forget_tracks(output, {t for path, rows in parts.items() for t in rows["track_id"].filter(outs[path]).to_pylist()})
+    # overrides name tracks alone, so they are cleaned while the tracks can still be found
+    erase_tracks(output, {t for path, rows in parts.items() for t in rows["track_id"].filter(outs[path]).to_pylist()})
     for path, rows in parts.items():
         if pc.any(outs[path]).as_py():
             parquet.write_parquet(output, path, rows.filter(pc.invert(outs[path])))
             gone[f"tracks/{current['tracks']}"] += pc.sum(outs[path]).as_py()
     tracks = {row["track_id"]: row for row in parquet.read_version(output, "tracks", current["tracks"]).to_pylist()}
-    for path in parquet.list_files(output, parquet.partition("identities", current["identities"])):
+    for path in parquet.list_parquet(output, parquet.partition("identities", current["identities"])):
         table = parquet.read_file(output, path)
         if "members" not in table.column_names:
             continue
@@ -305,7 +309,7 @@ def _clean_snapshots(output: Output, removal: Removal, gone: Counter[str]) -> No
         "ambiguous_pairs": ("identity_a", "identity_b"),
         "lineage": ("from_id", "to_id"),
     }.items():
-        for path in parquet.list_files(output, parquet.partition(name, current.get(name, "none"))):
+        for path in parquet.list_parquet(output, parquet.partition(name, current.get(name, "none"))):
             table = parquet.read_file(output, path)
             # a lineage may name identities that are no more, a pair only those there are
             kept_rows = [
@@ -330,7 +334,7 @@ _NO_NEXT = dict.fromkeys(("next_identity_id", "next_cosine", "margin"))
 
 
 def _identity_without(row: dict, tracks: dict[str, dict]) -> dict | None:
-    """An identity described by the tracks that are left; None if there are none. The next run describes it anew."""
+    """An identity described by the tracks that are left; None if there are none. The next run describes it again."""
     members = [tracks[name] for name in row["members"] if name in tracks]
     if len(members) == len(row["members"]):
         return row
@@ -341,8 +345,8 @@ def _identity_without(row: dict, tracks: dict[str, dict]) -> dict | None:
     embedding = pa.chunked_array([pa.array([t["embedding"] for t in members], schema.TRACKS.field("embedding").type)])
     unit_MD, _ = unit_embeddings(embedding)
     quality_M = np.nan_to_num(np.array([t["quality"] or 0.0 for t in members], np.float32))
-    # which of them are too weak for the centre, only a clustering knows
-    centre_D, cohesion, best = describe_members(unit_MD, quality_M, np.ones(len(members), bool))
+    # which of them are too weak for the center, only a clustering knows
+    center_D, cohesion, best = describe_members(unit_MD, quality_M, np.ones(len(members), bool))
     return {
         **row,
         **_NO_NEXT,
@@ -350,7 +354,7 @@ def _identity_without(row: dict, tracks: dict[str, dict]) -> dict | None:
         "tracks": len(members),
         "clips": len({t["clip_id"] for t in members}),
         "faces": sum(t["faces"] for t in members),
-        "embedding": centre_D.tolist(),
+        "embedding": center_D.tolist(),
         "cohesion": cohesion,
         "representative_clip_id": members[best]["clip_id"],
         "representative_frame": members[best]["representative_frame"],
@@ -371,8 +375,8 @@ def _count_again(output: Output, version: str, shard: str, totals: dict[str, int
 
 
 def _clean_documents(output: Output, removal: Removal) -> dict[str, str]:
-    """Run records lose what names the forgotten; any other text that does, and what killed writers left, is removed."""
-    words = [word.encode() for word in removal.words]
+    """Run records lose the identifiers; other text that names them, and files of killed writers, are removed."""
+    identifiers = [text.encode() for text in removal.identifiers]
     done: dict[str, str] = {}
     for full in map(str, output.fs.find(output.root)):
         path = full[len(output.root) + 1 :]
@@ -380,10 +384,10 @@ def _clean_documents(output: Output, removal: Removal) -> dict[str, str]:
         if (path.endswith(".parquet") and not left_behind) or path.split("/")[0] in (FOLDER, "audit", "lease"):
             continue
         data = output.fs.cat_file(full)
-        if not left_behind and not any(word in data for word in words):
+        if not left_behind and not any(text in data for text in identifiers):
             continue
         if path.startswith("runs/"):
-            cleaned = _without_words(json.loads(data), removal.words)
+            cleaned = _without_identifiers(json.loads(data), removal.identifiers)
             write_bytes(output, path, (json.dumps(cleaned, indent=2) + "\n").encode())
             done[path] = "cleaned"
         else:
@@ -392,13 +396,14 @@ def _clean_documents(output: Output, removal: Removal) -> dict[str, str]:
     return done
 
 
-def _without_words(value: Any, words: list[str]) -> Any:
+def _without_identifiers(value: Any, identifiers: list[str]) -> Any:
+    """A JSON value in which no text names them: items of lists are left out, other texts become `erased`."""
     if isinstance(value, dict):
-        return {key: _without_words(item, words) for key, item in value.items()}
+        return {key: _without_identifiers(item, identifiers) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_words(item, words) for item in value if not (isinstance(item, str) and _names(item, words))]
-    return "forgotten" if isinstance(value, str) and _names(value, words) else value
+        return [_without_identifiers(item, identifiers) for item in value if not _is_named(item, identifiers)]
+    return "erased" if _is_named(value, identifiers) else value
 
 
-def _names(text: str, words: list[str]) -> bool:
-    return any(word in text for word in words)
+def _is_named(value: Any, identifiers: list[str]) -> bool:
+    return isinstance(value, str) and any(identifier in value for identifier in identifiers)

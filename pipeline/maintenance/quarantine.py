@@ -1,4 +1,4 @@
-"""Clips in quarantine: looking at them, and letting them be tried again."""
+"""Clips in quarantine: listing them, and releasing them for another try."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from pipeline.tables.shard_file import remove_rows
 
 
 def select(output: Output, where: Mapping[str, str]) -> pa.Table:
-    """Rows of `quarantine` in force whose columns have the given values, written as text.
+    """Rows of the current `quarantine` whose columns have the given values, written as text.
 
     Raises:
         ConfigError: no such column.
@@ -33,7 +33,7 @@ def select(output: Output, where: Mapping[str, str]) -> pa.Table:
 def release(output: Output, where: Mapping[str, str]) -> int:
     """Let quarantined clips be tried again by the next run; returns how many. The caller holds the lease.
 
-    A clip leaves `clips` first: between the two it is no longer settled, which is all that a plan asks.
+    A clip leaves `clips` first: between the two steps it is no longer up to date, which is all that a plan asks.
     """
     rows = select(output, where)
     current = parquet.read_current(output)

@@ -1,4 +1,4 @@
-"""How two versions of a table differ: numbers that a scheduled job can hold against a limit."""
+"""Differences between two versions of a table, as numbers that a scheduled job can compare with limits."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _MATCH_IOU = 0.5
 
 
 @dataclass(frozen=True)
-class Metric:
+class DiffMetric:
     """One number of a comparison.
 
     Attributes:
@@ -37,7 +37,7 @@ class Metric:
         return self.value is None or (self.value < limit if self.least else self.value > limit)
 
 
-def diff(output: Output, table: str, old: str, new: str) -> list[Metric]:
+def diff_versions(output: Output, table: str, old: str, new: str) -> list[DiffMetric]:
     """Compare two versions of a table, shard by shard.
 
     Raises:
@@ -67,11 +67,11 @@ def diff(output: Output, table: str, old: str, new: str) -> list[Metric]:
         for name, measure in values.items():
             measured.setdefault(name, []).append(np.asarray(measure, np.float32))
     metrics = [
-        Metric("rows_old", int(counts[0])),
-        Metric("rows_new", int(counts[1])),
-        Metric("only_old", int(counts[0] - counts[2])),
-        Metric("only_new", int(counts[1] - counts[2])),
-        Metric("changed_share", float(1 - 2 * counts[2] / (counts[0] + counts[1])) if counts[:2].sum() else 0.0),
+        DiffMetric("rows_old", int(counts[0])),
+        DiffMetric("rows_new", int(counts[1])),
+        DiffMetric("only_old", int(counts[0] - counts[2])),
+        DiffMetric("only_new", int(counts[1] - counts[2])),
+        DiffMetric("changed_share", float(1 - 2 * counts[2] / (counts[0] + counts[1])) if counts[:2].sum() else 0.0),
     ]
     for name, parts in measured.items():
         values = np.concatenate(parts)
@@ -79,21 +79,21 @@ def diff(output: Output, table: str, old: str, new: str) -> list[Metric]:
     return metrics
 
 
-def _spread(name: str, values: np.ndarray) -> list[Metric]:
+def _spread(name: str, values: np.ndarray) -> list[DiffMetric]:
     """Mean and the bad end of a measure: its 5th or 95th percentile and its extreme."""
     least = name in ("iou", "cosine")
     unit = {"distance": "px"}.get(name, "rad" if name.startswith(("pose_", "gaze_")) else "")
     tail, end = ("p05", "min") if least else ("p95", "max")
     empty = not len(values)
     return [
-        Metric(f"mean_{name}", None if empty else float(values.mean()), unit, least),
-        Metric(f"{tail}_{name}", None if empty else float(np.percentile(values, 5 if least else 95)), unit, least),
-        Metric(f"{end}_{name}", None if empty else float(values.min() if least else values.max()), unit, least),
+        DiffMetric(f"mean_{name}", None if empty else float(values.mean()), unit, least),
+        DiffMetric(f"{tail}_{name}", None if empty else float(np.percentile(values, 5 if least else 95)), unit, least),
+        DiffMetric(f"{end}_{name}", None if empty else float(values.min() if least else values.max()), unit, least),
     ]
 
 
 def _by_shard(output: Output, table: str, old: str, new: str) -> Iterator[tuple[pa.Table, pa.Table]]:
-    paths = [p for v in (old, new) for p in parquet.list_files(output, parquet.partition(table, v))]
+    paths = [p for v in (old, new) for p in parquet.list_parquet(output, parquet.partition(table, v))]
     for shard in sorted({path.split("/shard=")[1].split("/")[0] for path in paths}):
         yield tuple(parquet.read_version(output, table, v, shard=shard) for v in (old, new))  # type: ignore[misc]
 
@@ -132,21 +132,21 @@ def _measures(table: str, one: pa.Table, two: pa.Table) -> dict[str, np.ndarray]
     return measures
 
 
-def _identity_metrics(output: Output, old: str, new: str) -> list[Metric]:
+def _identity_metrics(output: Output, old: str, new: str) -> list[DiffMetric]:
     one, two = (parquet.read_version(output, "tracks", v, ["track_id", "identity_id"]) for v in (old, new))
     row_N = pc.index_in(one["track_id"], value_set=two["track_id"].combine_chunks())
     both = pa.table({"old": one["identity_id"], "new": two["identity_id"].take(row_N)}).filter(pc.is_valid(row_N))
     named = both.filter(pc.and_(pc.is_valid(both["old"]), pc.is_valid(both["new"])))
     return [
-        Metric("tracks_old", one.num_rows),
-        Metric("tracks_new", two.num_rows),
-        Metric("only_old", one.num_rows - both.num_rows),
-        Metric("only_new", two.num_rows - both.num_rows),
-        Metric("identities_old", pc.count_distinct(one["identity_id"]).as_py()),
-        Metric("identities_new", pc.count_distinct(two["identity_id"]).as_py()),
-        Metric("merges", _that_met_several(named, "new", "old")),
-        Metric("splits", _that_met_several(named, "old", "new")),
-        Metric("lost_identity", pc.sum(pc.and_(pc.is_valid(both["old"]), pc.is_null(both["new"]))).as_py() or 0),
+        DiffMetric("tracks_old", one.num_rows),
+        DiffMetric("tracks_new", two.num_rows),
+        DiffMetric("only_old", one.num_rows - both.num_rows),
+        DiffMetric("only_new", two.num_rows - both.num_rows),
+        DiffMetric("identities_old", pc.count_distinct(one["identity_id"]).as_py()),
+        DiffMetric("identities_new", pc.count_distinct(two["identity_id"]).as_py()),
+        DiffMetric("merges", _that_met_several(named, "new", "old")),
+        DiffMetric("splits", _that_met_several(named, "old", "new")),
+        DiffMetric("lost_identity", pc.sum(pc.and_(pc.is_valid(both["old"]), pc.is_null(both["new"]))).as_py() or 0),
     ]
 
 
@@ -156,7 +156,7 @@ def _that_met_several(named: pa.Table, side: str, other: str) -> int:
     return pc.sum(pc.greater(counts[f"{other}_count_distinct"], 1)).as_py() or 0
 
 
-def exceeded(metrics: list[Metric], limits: Mapping[str, float]) -> list[Metric]:
+def exceeded(metrics: list[DiffMetric], limits: Mapping[str, float]) -> list[DiffMetric]:
     """The metrics that break their limit.
 
     Raises:

@@ -17,7 +17,7 @@ _SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
-class Metric:
+class MetricSpec:
     """A metric: `kind` is counter, gauge or histogram; `bounds` are the upper ends of a histogram's buckets."""
 
     kind: str
@@ -27,18 +27,18 @@ class Metric:
 
 
 METRICS = {
-    "faceatlas_clips": Metric("counter", "Clips that ended in this run, by outcome", ("outcome",)),
-    "faceatlas_clips_left": Metric("gauge", "Clips of the corpus that have not ended"),
-    "faceatlas_frames": Metric("counter", "Sampled frames committed to the table faces"),
-    "faceatlas_faces": Metric("counter", "Faces committed to the table faces"),
-    "faceatlas_quarantined": Metric("counter", "Clips that ended in quarantine, by class", ("error_class",)),
-    "faceatlas_retries": Metric("counter", "Clips and chunks retried after a worker's death", ("stage",)),
-    "faceatlas_stage_seconds": Metric("histogram", "Seconds of one chunk or batch in a stage", ("stage",), _SECONDS),
-    "faceatlas_queue_seconds": Metric("histogram", "Seconds a chunk waited for a stage", ("stage",), _SECONDS),
-    "faceatlas_model_seconds": Metric("counter", "Seconds of each model, on its device", ("slot",)),
-    "faceatlas_model_faces": Metric("counter", "Faces that went through each face model", ("slot",)),
-    "faceatlas_batch_fill": Metric("histogram", "Faces of a batch, of those that fit in", (), _SHARES),
-    "faceatlas_gpu_memory_bytes": Metric("gauge", "Peak GPU memory of an actor; 0 on a CPU", ("pool",)),
+    "faceatlas_clips": MetricSpec("counter", "Clips that ended in this run, by outcome", ("outcome",)),
+    "faceatlas_clips_left": MetricSpec("gauge", "Clips of the corpus that have not ended"),
+    "faceatlas_frames": MetricSpec("counter", "Sampled frames committed to the table faces"),
+    "faceatlas_faces": MetricSpec("counter", "Faces committed to the table faces"),
+    "faceatlas_quarantined": MetricSpec("counter", "Clips that ended in quarantine, by class", ("error_class",)),
+    "faceatlas_retries": MetricSpec("counter", "Clips and chunks retried after a worker's death", ("stage",)),
+    "faceatlas_stage_seconds": MetricSpec("histogram", "Seconds per chunk or batch of a stage", ("stage",), _SECONDS),
+    "faceatlas_queue_seconds": MetricSpec("histogram", "Seconds a chunk waited for a stage", ("stage",), _SECONDS),
+    "faceatlas_model_seconds": MetricSpec("counter", "Seconds of each model, on its device", ("slot",)),
+    "faceatlas_model_faces": MetricSpec("counter", "Faces that went through each face model", ("slot",)),
+    "faceatlas_batch_fill": MetricSpec("histogram", "Faces of a batch, of those that fit in", (), _SHARES),
+    "faceatlas_gpu_memory_bytes": MetricSpec("gauge", "Peak GPU memory of an actor; 0 on a CPU", ("pool",)),
 }
 
 _made: dict[str, Any] = {}
@@ -65,7 +65,7 @@ def record(name: str, value: float = 1.0, **labels: str) -> None:
         _made[name].observe(value, tags=labels)
 
 
-def _make(name: str, metric: Metric) -> Any:
+def _make(name: str, metric: MetricSpec) -> Any:
     from ray.util import metrics
 
     if metric.kind == "histogram":
@@ -77,15 +77,15 @@ def _make(name: str, metric: Metric) -> Any:
 # -- recorded by the parts of the flow ---------------------------------------------------------------------------------
 
 
-def timed(items: Iterator[T], stage: str) -> Iterator[T]:
+def timed_items(items: Iterator[T], stage: str) -> Iterator[T]:
     """Pass on the items of an iterator; record the time to make each, without the time of the consumer."""
     while True:
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             item = next(items)
         except StopIteration:
             return
-        record("faceatlas_stage_seconds", time.monotonic() - begun, stage=stage)
+        record("faceatlas_stage_seconds", time.monotonic() - started, stage=stage)
         yield item
 
 

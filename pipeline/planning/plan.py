@@ -21,7 +21,7 @@ from pipeline.planning.shard_diff import FORGOTTEN, QUARANTINED, Desired, ShardS
 from pipeline.planning.versions import SlotVersions, TableVersions
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
-from pipeline.tables.tombstones import read_tombstones
+from pipeline.tables.tombstones import erased_pseudonyms
 
 _SHARDS_AT_ONCE = 4  # reading footers is waiting on storage, comparing them is work
 
@@ -115,7 +115,7 @@ def make_plan(
     there = {slot: set(parquet.table_versions(output, schema.TABLE_OF_SLOT[slot])) for slot in slots}
     desired = Desired(slots, tables["clips"], parquet.read_current(output).get("clips"), there, chunk_frames)
     clips = corpus.clips.take(pc.sort_indices(corpus.clips, [("shard", "ascending")])).combine_chunks()
-    tombstones = read_tombstones(output)
+    tombstones = erased_pseudonyms(output)
     plan = Plan(WORK.empty_table(), clips, {}, {}, Counter(), {}, SUMMARY.empty_table(), Counter())
     work: list[pa.Table] = [plan.work]
     summaries: list[pa.Table] = [plan.summary]

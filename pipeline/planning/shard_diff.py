@@ -18,7 +18,7 @@ from pipeline.planning.versions import SlotVersions
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
 from pipeline.tables.shard_file import are_closed_early, read_shard
-from pipeline.tables.tombstones import are_forgotten
+from pipeline.tables.tombstones import are_erased
 
 PRESENT, MISSING, STALE, QUARANTINED, FORGOTTEN = "present", "missing", "stale", "quarantined", "forgotten"
 NEW_CLIP, CHANGED, NEW_SAMPLING = "new clip", "changed bytes", "new sampling"
@@ -80,7 +80,7 @@ def read_shard_state(
     found = recorded.select(["fingerprint", "status", "error_class", "sampled", "frames"]).take(at)
     known_N = _mask(at.is_valid())
     same_N = known_N & _equal(found["fingerprint"], clips["fingerprint"])
-    forgotten_N = are_forgotten(clips, tombstones)
+    forgotten_N = are_erased(clips, tombstones)
     in_quarantine_N = same_N & _mask(pc.equal(found["status"], "quarantined")) & ~forgotten_N
     # a quarantined clip stays so whatever models are desired: its bytes are bad, unless Faceatlas or the storage failed
     retried_N = in_quarantine_N & _mask(pc.is_in(found["error_class"], value_set=pa.array(sorted(RETRYABLE))))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-_COLOURS = ("#4fa3ff", "#ff9d2e", "#4cd06a", "#ff5f5f", "#b98cff", "#d9a679", "#ff7fd0", "#e8e84a")
+_COLORS = ("#4fa3ff", "#ff9d2e", "#4cd06a", "#ff5f5f", "#b98cff", "#d9a679", "#ff7fd0", "#e8e84a")
 _NOBODY = "#c8c8c8"  # of a face whose track is in no identity
 _AXES = ("#ff4040", "#40d040", "#4080ff")  # the subject's x, y and z
 _GAZE = "#ffff40"
@@ -34,14 +34,14 @@ def draw_faces(
         if not _known(*box) or box[2] < box[0] or box[3] < box[1]:
             continue
         identity = face.get("identity_id")
-        colour = _NOBODY if identity is None else _COLOURS[order.get(identity, 0) % len(_COLOURS)]
+        color = _NOBODY if identity is None else _COLORS[order.get(identity, 0) % len(_COLORS)]
         side = max(box[2] - box[0], box[3] - box[1])
         line = max(1, round(side / 80))
-        pen.rectangle(box, outline=colour, width=line)
-        _draw_landmarks(pen, face.get("landmarks"), max(1.0, side / 120), colour)
+        pen.rectangle(box, outline=color, width=line)
+        _draw_landmarks(pen, face.get("landmarks"), max(1.0, side / 120), color)
         _draw_pose(pen, face, box, side / 2, line)
         _draw_gaze(pen, face, box, side / 2, line)
-        _write_name(pen, names.get(identity, "?") if identity else "?", box, side, colour)
+        _write_name(pen, names.get(identity, "?") if identity else "?", box, side, color)
     return np.asarray(image)
 
 
@@ -77,11 +77,11 @@ def _known(*values: float | None) -> bool:
     return all(value is not None and math.isfinite(value) for value in values)
 
 
-def _draw_landmarks(pen: ImageDraw.ImageDraw, points: Sequence[float] | None, radius: float, colour: str) -> None:
+def _draw_landmarks(pen: ImageDraw.ImageDraw, points: Sequence[float] | None, radius: float, color: str) -> None:
     if points is None or not _known(*points):
         return
     for x, y in zip(points[::2], points[1::2], strict=True):
-        pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
+        pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=color)
 
 
 def _draw_pose(
@@ -91,8 +91,8 @@ def _draw_pose(
     if not _known(*angles):
         return
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    for (dx, dy), colour in zip(pose_axes(*angles), _AXES, strict=True):  # type: ignore[arg-type]
-        pen.line([x, y, x + length * dx, y + length * dy], fill=colour, width=line)
+    for (dx, dy), color in zip(pose_axes(*angles), _AXES, strict=True):  # type: ignore[arg-type]
+        pen.line([x, y, x + length * dx, y + length * dy], fill=color, width=line)
 
 
 def _draw_gaze(
@@ -111,9 +111,9 @@ def _draw_gaze(
         pen.line([x, y, x + length * dx, y + length * dy], fill=_GAZE, width=line)
 
 
-def _write_name(pen: ImageDraw.ImageDraw, name: str, box: Sequence[float], side: float, colour: str) -> None:
+def _write_name(pen: ImageDraw.ImageDraw, name: str, box: Sequence[float], side: float, color: str) -> None:
     font = ImageFont.load_default(size=min(max(side / 7, 10), 40))
     left, top, right, bottom = pen.textbbox((0, 0), name, font=font)
     y = max(0.0, box[1] - (bottom - top) - 4)
     pen.rectangle([box[0], y, box[0] + right - left + 4, y + bottom - top + 4], fill="black")
-    pen.text((box[0] + 2 - left, y + 2 - top), name, fill=colour, font=font)
+    pen.text((box[0] + 2 - left, y + 2 - top), name, fill=color, font=font)

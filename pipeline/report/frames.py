@@ -1,6 +1,6 @@
-"""Pictures for people, out of the videos themselves: single frames as RGB, faces cut out of them, JPEG.
+"""Pictures from the videos: single frames as RGB, faces cut out of them, JPEG.
 
-No table holds a picture, so that biometric data lies in one place less; they are decoded again when someone looks.
+No table holds a picture, so that biometric data is stored in one place less; they are decoded again on demand.
 """
 
 import base64

@@ -1,6 +1,6 @@
-"""All that the report shows, gathered out of the tables and the videos as plain JSON values.
+"""The content of the report, gathered from the tables and the videos as plain JSON values.
 
-Lists are bounded, and what is left out is said with its number: the page works for any corpus.
+Lists are bounded, and the page states how many entries are left out: it works for any corpus.
 """
 
 from collections import Counter, defaultdict
@@ -28,7 +28,7 @@ _FACE_SIDE = 96
 
 
 @dataclass(frozen=True)
-class Limits:
+class ReportLimits:
     """How much goes into a report.
 
     Attributes:
@@ -46,7 +46,7 @@ def gather_report(
     out: str,
     clips: Sequence[str] = (),
     with_faces: bool = True,
-    limits: Limits | None = None,
+    limits: ReportLimits | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that the page shows.
@@ -62,7 +62,7 @@ def gather_report(
         OutputError: `out` holds no tables.
         ConfigError: no such clip.
     """
-    limits = limits or Limits()
+    limits = limits or ReportLimits()
     tables = ClipReader(open_output(out, options))
     all_clips = tables.clips()
     chosen = choose_clips(all_clips, clips)
@@ -102,7 +102,7 @@ def _totals(tables: ClipReader, clips: pa.Table, identities: int) -> dict[str, A
 
 
 def _run(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page says of a run; records of earlier builds lack the cluster."""
+    """A run as the page shows it; records of earlier builds lack the cluster."""
     seconds = record.get("seconds", {})
     busy = seconds.get("annotate") or 0
     return {

@@ -37,7 +37,7 @@ _ABOUT = {
 
 
 def describe_distributions(tables: ClipReader) -> list[dict[str, Any]]:
-    """Histograms of the faces in force.
+    """Histograms of the current faces.
 
     Returns:
         Per quantity `name`, `unit`, `about`, `edges` (n + 1), `counts` (n, values outside go to the outermost),

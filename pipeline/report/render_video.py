@@ -1,4 +1,4 @@
-"""A clip's video with what was found drawn on it."""
+"""A clip's video with its annotations drawn on it."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,7 +80,7 @@ def _faces_by_frame(tables: ClipReader, clip: Mapping[str, Any]) -> dict[int, li
 
 
 def _names(tables: ClipReader, faces_of: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str | None, str]:
-    """identity_id -> its name, or the begin of its id; in the order in which they appear."""
+    """identity_id -> its name, or the first 8 digits of its id; in the order in which they appear."""
     known = tables.whole("identities", ["identity_id", "name"])
     given = dict(zip(known["identity_id"].to_pylist(), known["name"].to_pylist(), strict=True))
     seen = dict.fromkeys(face["identity_id"] for frame in sorted(faces_of) for face in faces_of[frame])

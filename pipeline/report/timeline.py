@@ -1,4 +1,4 @@
-"""What happens on the faces of one clip over time, small enough to travel in a page."""
+"""The faces of one clip over time, thinned so that they fit into a page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ def describe_clip(
     Args:
         tables: where it is stored.
         clip: row of `clips`.
-        names: identity_id -> what people call it.
+        names: identity_id -> its name.
         with_pictures: also decode some frames of the video.
         options: for fsspec.
 

@@ -17,8 +17,8 @@ from pipeline import schema
 from pipeline.arrays import columns_to_matrix
 from pipeline.config.models import Config
 from pipeline.corpus import allowlist
+from pipeline.decode.chunking import chunks_to_table, error_row
 from pipeline.decode.decoder import decode_clip
-from pipeline.decode.rows import chunks_to_table, error_row
 from pipeline.errors import UNEXPECTED
 from pipeline.isolation import subprocess as isolation
 from pipeline.isolation.registry import InFlightMark, RegistryClient
@@ -59,7 +59,7 @@ def decode_clips(work: pa.Table, context: RunContext, registry: RegistryClient) 
     for row in work.to_pylist():
         stored = _read_stored(context, row) if row["stored"] else {}
         only = set(stored["face"]["frame"].to_pylist()) if "face" in stored else None  # no other frame has a face
-        for chunk in metrics.timed(decode_isolated(row, context.config, registry, only), "decode"):
+        for chunk in metrics.timed_items(decode_isolated(row, context.config, registry, only), "decode"):
             _log_decoded(chunk, row, context)
             if row["end_known"] and not chunk["count"] and chunk["error"] is None:
                 continue  # the end is recorded already; this row would only repeat it

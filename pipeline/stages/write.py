@@ -12,7 +12,7 @@ from pipeline.observe import metrics
 from pipeline.observe.logging import ERROR_FIELDS, get_logger
 from pipeline.runs.context import RunContext
 from pipeline.tables import parquet
-from pipeline.tables.tombstones import without_forgotten
+from pipeline.tables.tombstones import drop_erased_faces
 
 #: the account of a chunk that was committed, or of a clip's end
 ACCOUNT = pa.schema(
@@ -38,7 +38,7 @@ def commit_chunks(rows: pa.Table, context: RunContext) -> pa.Table:
     started = time.monotonic()
     metrics.record_waits(rows, "write")
     output = context.open()
-    rows = without_forgotten(rows, output)
+    rows = drop_erased_faces(rows, output)
     counts = rows["count"].combine_chunks()
     faces = rows["face_index"].combine_chunks().value_lengths().fill_null(0).cast(pa.int64())
     failed = rows["error"].combine_chunks().is_valid()
@@ -57,7 +57,7 @@ def commit_chunks(rows: pa.Table, context: RunContext) -> pa.Table:
             part = rows.filter(mine)
             if part.num_rows:
                 table = slot_rows(part, slot, context.config.store.embedding_dtype)
-                parquet.write_chunks(output, schema.TABLE_OF_SLOT[slot], version, shard, table, ledger.filter(mine))
+                parquet.write_chunk_file(output, schema.TABLE_OF_SLOT[slot], version, shard, table, ledger.filter(mine))
     metrics.record("faceatlas_stage_seconds", time.monotonic() - started, stage="write")
     _log_committed(rows, context)
     return pa.table(

@@ -1,4 +1,4 @@
-"""Any fsspec storage, behind few functions: reading with retries, listing, and the lease of an output.
+"""Access to any fsspec storage: names and URIs, listing, reading, atomic writes, and the lease of an output.
 
-In: URIs and storage options. Out: bytes, open files, found files, and a held `Lease`.
+In: URIs and storage options. Out: bytes, open files, listed files, and a held `Lease`.
 """

@@ -1,7 +1,7 @@
-"""Where the bytes of a clip are, and what names them.
+"""Files of clips: their names, URIs and fingerprints, listing and reading.
 
-Everything is read through fsspec, so a path, `s3://`, `gs://`, `https://` or `memory://` are the same thing. A video
-inside a tar shard is a window over the tar file: nothing is unpacked, and nothing but the codec's own reads is fetched.
+Everything is read through fsspec, so a path, `s3://`, `gs://`, `https://` and `memory://` work alike. A video inside
+a tar shard is a window over the tar file: nothing is unpacked, and only the codec's own reads are fetched.
 Remote reads go through a cache of at most CACHE_BLOCKS blocks, so a task's memory does not grow with the file.
 """
 
@@ -69,7 +69,7 @@ def join_uri(folder: str, relative: str) -> str:
 
 
 def parent_uri(uri: str) -> str:
-    """URI of the folder that a file lies in."""
+    """URI of the folder of a file."""
     return uri.rsplit("/", 1)[0]
 
 
@@ -96,14 +96,14 @@ def without_suffix(name: str) -> str:
 
 
 def clip_id(uri: str, member: str | None, start_s: float | None, end_s: float | None) -> str:
-    """Name of a clip: 16 hex digits of BLAKE2b over what says which bytes and which time range it is."""
+    """Id of a clip: 16 hex digits of BLAKE2b over its URI, tar member and time range."""
     start, end = (None if second is None else float(second) for second in (start_s, end_s))
     # JSON quotes the strings, so no two different clips have one encoding
     return hashlib.blake2b(json.dumps([uri, member, start, end]).encode(), digest_size=8).hexdigest()
 
 
 def shard_name(label: str, uri: str) -> str:
-    """Name of a shard, safe as a folder name: the label in [A-Za-z0-9._-], and 6 hex digits of what it stands for."""
+    """Name of a shard, safe as a folder name: the label in [A-Za-z0-9._-], and 6 hex digits of the hash of its URI."""
     digest = hashlib.blake2b(uri.encode(), digest_size=3).hexdigest()
     return f"{re.sub(r'[^A-Za-z0-9._-]', '_', label)[:80]}-{digest}"
 
@@ -114,7 +114,7 @@ def explicit_shard_name(value: str) -> str:
 
 
 def fingerprint(info: Mapping[str, Any]) -> str:
-    """What tells changed bytes apart: the size, and the ETag or else the time of change, from fsspec's `info`."""
+    """Fingerprint of a file's bytes: its size, and its ETag or modification time, from fsspec's `info`."""
     for name in ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "modified", "created"):
         if (value := info.get(name)) is not None:
             value = value.isoformat() if hasattr(value, "isoformat") else str(value).strip('"')
@@ -166,7 +166,7 @@ class Found:
     info: dict[str, Any]
 
 
-def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None, is_glob: bool = False) -> list[Found]:
+def list_storage(pattern: str, storage_options: Mapping[str, Any] | None = None, is_glob: bool = False) -> list[Found]:
     """List all files below a folder, or those that a glob matches, sorted by name, in one pass over the storage.
 
     Args:
@@ -227,7 +227,7 @@ class Window(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:  # noqa: D102
         position = offset + (0, self._position, self._size)[whence]
         if position < 0:
-            raise ValueError(f"cannot seek to {position}, before the begin of the window")
+            raise ValueError(f"cannot seek to {position}, before the start of the window")
         self._position = position
         return position
 
@@ -248,15 +248,15 @@ class Window(io.RawIOBase):
 
 
 def open_clip(clip: Mapping[str, Any], storage_options: Mapping[str, Any] | None = None) -> IO[bytes]:
-    """Open the video file of a clip, a row of `schema.CLIP`, wherever it lies.
+    """Open the video file of a clip, a row of `schema.CLIP`, in any storage.
 
     Returns:
-        Seekable binary file, at its begin; of a tar member, a window over the tar. Reads of remote files are ranges,
-        each with the bounded retries of its client (s3fs: 5 in the body and 5 before it), and come whole or raise.
+        Seekable binary file, at its start; for a tar member, a window over the tar. Reads of remote files are range
+        requests with the client's bounded retries (s3fs: 5 in the body and 5 before it); they are complete or raise.
 
     Raises:
-        ClipError: `missing_file`, `empty_file`, `truncated` (its tar is), `unreadable` though it is there,
-            `no_access`: we may not read it, or `unreachable`: its storage does not answer.
+        ClipError: `missing_file`, `empty_file`, `truncated` (its tar is), `unreadable` though it exists,
+            `no_access`: permission denied, or `unreachable`: the storage does not answer.
     """
     uri, member = clip["uri"], clip.get("member")
     try:

@@ -1,15 +1,15 @@
-"""The lease on an output: two runs at once are refused, and a dead holder does not lock it for ever.
+"""The lease on an output: it excludes concurrent runs, and a dead holder does not lock the output forever.
 
-    OUT/lease/<epoch>.json      the highest epoch is in force: its holder, since when, its latest heartbeat
+    OUT/lease/<epoch>.json      the highest epoch counts: its holder, start, and latest heartbeat
 
-Whoever wants the output creates the next epoch, by a conditional put (on a file system: a link), which exactly one of
-any number of takers wins; a taker whose put succeeded while the reply was lost knows its claim by the token in it. An
-epoch's object is written by its holder alone, so a holder that was taken for dead and
-wakes up overwrites nobody's claim: it finds a higher epoch and stops. Epochs are never used twice; released ones stay
-until the next holder removes them.
+A run takes the output by creating the next epoch with a conditional put (on a file system: a link), which exactly one
+of any number of takers wins. A taker whose put succeeded while the reply was lost recognizes its claim by the token in
+it. Only its holder writes an epoch's object, so a holder that was considered dead and wakes up overwrites no other
+claim: it finds a higher epoch and stops. Epochs are never used twice; released ones stay until the next holder removes
+them.
 
-A holder is dead if it runs no more on this very machine, or if its heartbeat is older than `expires_s`. Clocks of
-machines differ, so the heartbeat is then watched for a while before it is believed.
+A holder is dead if its process on this machine has ended, or if its heartbeat is older than `expires_s`. Clocks of
+machines differ, so such a heartbeat is watched for a while before the holder is considered dead.
 """
 
 import json
@@ -37,14 +37,14 @@ _WAKE = signal.SIGUSR2  # not SIGINT: whatever is started in the background of a
 
 @dataclass(frozen=True)
 class Claim:
-    """What a lease object says.
+    """The content of a lease object.
 
     Attributes:
         host, pid: the holder.
-        process: what tells this process from any other, also a later one of the same pid; None where unknown.
-        run: what it does, for people.
+        process: identifies the process, even against a later one of the same pid; None where unknown.
+        run: description of the run, for messages.
         token: random; no two claims share it.
-        since, renewed: Unix times; of the begin and of the latest heartbeat.
+        since, renewed: Unix times of the start and of the latest heartbeat.
         released: the holder has finished.
     """
 
@@ -74,10 +74,10 @@ class Lease:
         self._thread = threading.Thread(target=self._beat, name="faceatlas-lease", daemon=True)
 
     def check(self) -> None:
-        """Go on only while the lease is held.
+        """Check that the lease is still held.
 
         Raises:
-            LeaseError: somebody else has taken it, or it could not be renewed in time.
+            LeaseError: another run has taken it, or it could not be renewed in time.
         """
         self._notice_expiry()
         if self._problem is not None:
@@ -102,8 +102,8 @@ class Lease:
                 return
 
     def _renew(self) -> None:
-        begun = time.monotonic()
-        if begun - self._renewed > self.config.expires_s:
+        started = time.monotonic()
+        if started - self._renewed > self.config.expires_s:
             return  # too late: another may be about to take it
         if (highest := max(_epochs(self.output), default=0)) > self.epoch:
             taker = _read(self.output, highest)
@@ -111,7 +111,7 @@ class Lease:
             return
         self.claim = replace(self.claim, renewed=time.time())
         write_bytes(self.output, _path(self.epoch), _encode(self.claim))
-        self._renewed = begun
+        self._renewed = started
 
     def _start(self) -> None:
         if self._owner_waits_in_main:
@@ -133,7 +133,7 @@ def hold(output: Output, run: str, config: LeaseConfig) -> Iterator[Lease]:
 
     Args:
         output: need not exist yet.
-        run: what is done, for the message that others get.
+        run: description of the run, for the messages of others.
         config: heartbeat and expiry.
 
     Raises:
@@ -175,13 +175,6 @@ def take(output: Output, run: str, config: LeaseConfig) -> Lease:
     return Lease(output, epoch, claim, config)
 
 
-def holder(output: Output) -> Claim | None:
-    """Who holds the lease or left it behind; None if it is free."""
-    epochs = _epochs(output)
-    claim = _read(output, max(epochs)) if epochs else None
-    return claim if claim is not None and not claim.released else None
-
-
 def _refuse_if_held(output: Output, epoch: int, config: LeaseConfig) -> None:
     claim = _read(output, epoch)
     if claim is None or claim.released or _is_dead_here(claim):
@@ -214,7 +207,7 @@ def create(output: Output, path: str, data: bytes) -> bool:
         data: the file's bytes, which no other caller has; nobody sees a part of them.
 
     Returns:
-        False: somebody was first.
+        False: the file exists already.
 
     Raises:
         LeaseError: the storage cannot create conditionally.
@@ -245,7 +238,7 @@ def create(output: Output, path: str, data: bytes) -> bool:
 
 
 def _holds(output: Output, full: str, data: bytes) -> bool:
-    """Whether a file that is there already is what we wrote: the reply was lost, and the client's retry was refused."""
+    """Whether the existing file is our own: the reply was lost, and the client's retry was refused."""
     try:
         return bool(output.fs.cat_file(full) == data)
     except FileNotFoundError:
@@ -280,7 +273,7 @@ def _encode(claim: Claim) -> bytes:
 
 
 def _process(pid: int) -> str | None:
-    """Boot, process namespace and start time of a process that runs here; None if none does or nobody can tell."""
+    """Boot, process namespace and start time of a running local process; None if it does not run or is unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         start = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
@@ -290,7 +283,7 @@ def _process(pid: int) -> str | None:
 
 
 def _is_dead_here(claim: Claim) -> bool:
-    """Whether the holder ran on this very machine and runs no more; containers see only processes of their own."""
+    """Whether the holder ran on this machine and has ended; containers see only their own processes."""
     mine = _process(os.getpid())
     if mine is None or claim.process is None or claim.host != socket.gethostname():
         return False

@@ -1,4 +1,4 @@
-"""An output folder on any fsspec storage, and files in it that appear whole or not at all."""
+"""An output folder on any fsspec storage, with atomic writes."""
 
 import os
 import secrets
@@ -34,7 +34,7 @@ def open_output(out: str, storage_options: Mapping[str, Any] | None = None) -> O
 
 
 def write_bytes(output: Output, path: str, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all; an existing file is replaced.
+    """Write a file atomically; an existing file is replaced.
 
     Args:
         output: where.

@@ -1,4 +1,4 @@
-"""The faces of one clip, with all that the current tables say of them: for readers that go clip by clip.
+"""The faces of one clip, joined with the other slots, tracks and identities: for readers that go clip by clip.
 
 Only files whose ledger names the clip are read. In memory are the rows of one clip and, of each slot that is asked
 for, the last file that was read: clips that follow each other in a shard often share it.

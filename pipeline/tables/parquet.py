@@ -5,8 +5,8 @@
 The tables of the slots (`faces`, `landmarks`, ...) grow by files whose name is the hash of the chunks in them and whose
 footer lists these chunks, so a retried write meets its own name and a rerun can read what is there. A file appears
 whole or not at all: on a file system it is written aside and renamed, on an object store it is one upload.
-`clips` and `quarantine` hold one file per shard, which is replaced; `tracks` and `identities` are written anew as a
-version of their own. `current.json` names the version of each table that is in force.
+`clips` and `quarantine` hold one file per shard, which is replaced; each snapshot of `tracks` and `identities` is a
+version of its own. `current.json` names the current version of each table.
 """
 
 import base64
@@ -81,7 +81,9 @@ def chunks_name(ledger: pa.Table) -> str:
     return hashlib.blake2b(json.dumps(keys).encode(), digest_size=8).hexdigest() + ".parquet"
 
 
-def write_chunks(output: Output, table_name: str, version: str, shard: str, rows: pa.Table, ledger: pa.Table) -> str:
+def write_chunk_file(
+    output: Output, table_name: str, version: str, shard: str, rows: pa.Table, ledger: pa.Table
+) -> str:
     """Commit the rows of some chunks to a slot's table; returns the file's path relative to the output.
 
     Args:
@@ -108,7 +110,7 @@ def _encode_ledger(ledger: pa.Table) -> bytes:
     return base64.b64encode(sink.getvalue())
 
 
-def list_files(output: Output, folder: str) -> list[str]:
+def list_parquet(output: Output, folder: str) -> list[str]:
     """Parquet files below a folder of the output, sorted, relative to the output; none if the folder is absent."""
     try:
         found = output.fs.find(output.path(folder))
@@ -122,8 +124,8 @@ def list_files(output: Output, folder: str) -> list[str]:
 def _open_parquet(output: Output, path: str, block_size: int | None = None) -> Iterator[pq.ParquetFile]:
     """A Parquet file of the output, read by the calling thread alone.
 
-    Arrow's own threads must never hold what a Python file gave: they may let go of it when the interpreter has begun to
-    end, and then the process aborts (exit code 134) after its work was done. So: no `pre_buffer`, no `use_threads`, no
+    Arrow's own threads must never hold what a Python file gave: they may release it while the interpreter shuts
+    down, and then the process aborts (exit code 134) after its work was done. So: no `pre_buffer`, no `use_threads`, no
     dataset over an fsspec handler.
     """
     if isinstance(output.fs, LocalFileSystem):  # several times faster than through a Python file
@@ -141,7 +143,7 @@ def _footer(output: Output, path: str) -> dict[bytes, bytes]:
 
 def read_ledger(output: Output, table_name: str, version: str, shard: str) -> pa.Table:
     """The chunks that a slot's table holds for a shard, off the footers: schema LEDGER and `path`."""
-    files = list_files(output, partition(table_name, version, shard))
+    files = list_parquet(output, partition(table_name, version, shard))
     if len(files) < _READERS:
         tables = [read_footer(output, path) for path in files]
     else:
@@ -155,7 +157,7 @@ def read_footer(output: Output, path: str) -> pa.Table:
     """The chunks that one file of a slot's table holds: schema LEDGER and `path`.
 
     Raises:
-        OutputError: the file is not one of ours.
+        OutputError: the file was not written by Faceatlas.
     """
     footer = _footer(output, path)
     if CHUNKS_KEY not in footer:
@@ -166,7 +168,7 @@ def read_footer(output: Output, path: str) -> pa.Table:
 
 
 def drop_clips(output: Output, table_name: str, version: str, shard: str, clip_ids: Iterable[str]) -> int:
-    """Take clips out of a slot's table, because their bytes changed or because they are to be forgotten.
+    """Take clips out of a slot's table, because their bytes changed or because they are erased.
 
     A file that holds other clips too is replaced, under its name, by what remains of it: in one step, so that no
     reader and no crash ever sees those chunks missing or twice.
@@ -230,11 +232,11 @@ def read_columns(output: Output, path: str, columns: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=columns)
 
 
-# -- versions in force ------------------------------------------------------------------------------------------------
+# -- current versions -------------------------------------------------------------------------------------------------
 
 
 def read_current(output: Output) -> dict[str, str]:
-    """Table -> version in force; empty for a new output.
+    """Table -> current version; empty for a new output.
 
     Raises:
         OutputError: a newer Faceatlas wrote the output, or `current.json` is damaged.
@@ -266,10 +268,10 @@ def _read_current_json(output: Output) -> tuple[int, dict[str, str]]:
 
 
 def promote(output: Output, versions: Mapping[str, str]) -> None:
-    """Put versions into force, all of them in one replacement of `current.json`.
+    """Make versions current, all of them in one replacement of `current.json`.
 
     Tables that are not named keep their version, unless `faces` changes: their rows belong to the old faces, so they
-    go out of force (they stay on disk).
+    are no longer current (they stay on disk).
     """
     number, before = _read_current_json(output)
     same_faces = versions.get("faces", before.get("faces")) == before.get("faces")
@@ -280,7 +282,7 @@ def promote(output: Output, versions: Mapping[str, str]) -> None:
 
 
 def table_versions(output: Output, table_name: str) -> list[str]:
-    """All versions of a table that lie in the output."""
+    """All versions of a table in the output."""
     try:
         entries = output.fs.ls(output.path(table_name), detail=False)
     except FileNotFoundError:
@@ -298,7 +300,7 @@ def read_version(
         table = table.append(schema.field("shard", pa.string(), "partition of the corpus"))
     if columns is not None and (unknown := [column for column in columns if column not in table.names]):
         raise KeyError(f"table {name!r} has no column {', '.join(unknown)}; it has {', '.join(table.names)}")
-    files = list_files(output, partition(name, version, shard))
+    files = list_parquet(output, partition(name, version, shard))
     if not files:
         return table.empty_table() if columns is None else table.empty_table().select(columns)
     wanted = table if columns is None else pa.schema([table.field(name) for name in columns], table.metadata)
@@ -309,7 +311,7 @@ def read_version(
 def read_table(
     out: str, name: str, columns: Sequence[str] | None = None, storage_options: Mapping[str, Any] | None = None
 ) -> pa.Table:
-    """The version in force of a table.
+    """The current version of a table.
 
     Args:
         out: output folder, any fsspec URI.

@@ -19,15 +19,15 @@ def write_shard(
 ) -> None:
     """Replace the one file that a shard has in a table that does not grow by chunks.
 
-    `versions` says what the rows follow from; of `clips`, slot -> version for which they are complete.
+    `versions` records what the rows depend on; of `clips`, slot -> version for which they are complete.
 
     Raises:
-        OutputError: a row of `clips` says that a clip has ended, but not where.
+        OutputError: a row of `clips` states that a clip has ended, but not where.
     """
     if table_name == "clips" and (early := rows.filter(are_closed_early(rows)).slice(0, 1).to_pylist()):
         raise OutputError(
-            f"clip {early[0]['clip_id']} is {early[0]['status']}, yet nobody saw the end of its video: its row would "
-            "hide the rest of it from later runs; this is a mistake of Faceatlas, please report it"
+            f"clip {early[0]['clip_id']} is {early[0]['status']}, but the end of its video was never decoded: later "
+            "runs would skip the rest of it; this is a bug of Faceatlas, please report it"
         )
     metadata = {VERSIONS_KEY: json.dumps(dict(versions or {})).encode()}
     write_parquet(output, f"{partition(table_name, version, shard)}/{table_name}.parquet", rows, metadata)
@@ -56,7 +56,7 @@ def remove_rows(output: Output, name: str, version: str, shard: str, clip_ids: p
 
 
 def are_closed_early(clips: pa.Table) -> pa.ChunkedArray:
-    """Mask of rows of `clips` that say done or empty though nobody saw the end of the video.
+    """Mask of rows of `clips` that are done or empty although the end of the video was never decoded.
 
     Builds before 0.2 wrote them after a loss in mid-write: they hold a part of the clip and no facts of its video.
     """

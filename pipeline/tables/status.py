@@ -1,4 +1,4 @@
-"""What an output holds, read from its tables alone: works from any machine, during a run too."""
+"""Totals of an output, read from its tables alone: works from any machine, during a run too."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +12,11 @@ from pipeline.tables.shard_file import are_closed_early
 
 
 def read_status(out: str, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Totals of the tables in force.
+    """Totals of the current tables.
 
     Returns:
-        `clips`: outcome -> clips, among them `closed early`, whose row an earlier build wrote though nobody had seen
-        the end of the video (the next run takes them up again); `frames`: decoded frames; `sampled`: annotated
+        `clips`: outcome -> clips, among them `closed early`, which an earlier build marked done although the end of
+        the video was never decoded (the next run takes them up again); `frames`: decoded frames; `sampled`: annotated
         frames; `faces`; `tracks`; `identities`. Clips of shards that are still being worked on do not count yet, but
         their faces do.
 

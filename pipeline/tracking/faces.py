@@ -24,7 +24,7 @@ LEAST_SHARP = 0.3
 
 
 @dataclass(frozen=True)
-class Faces:
+class FaceArrays:
     """N faces as parallel arrays, sorted by (clip, frame, face)."""
 
     clip_ids: list[str]  # sorted
@@ -40,7 +40,7 @@ class Faces:
     embedded: np.ndarray  # bool: there is one
 
 
-def read_faces(faces: pa.Table, embeddings: pa.Table | None, poses: pa.Table | None = None) -> Faces:
+def read_faces(faces: pa.Table, embeddings: pa.Table | None, poses: pa.Table | None = None) -> FaceArrays:
     """Sort the faces by (clip_id, frame, face) and join their embeddings and poses, without a loop over rows."""
     ids = pc.unique(faces["clip_id"]).sort()
     clip = pc.index_in(faces["clip_id"], value_set=ids)
@@ -54,7 +54,7 @@ def read_faces(faces: pa.Table, embeddings: pa.Table | None, poses: pa.Table | N
     quality_N = np.nan_to_num(score_N, nan=1.0) * np.minimum(size_N / FULL_SIZE, 1)
     quality_N *= _sharp(faces)[order_N] * _frontality(faces, poses, order_N)
     unit_ND, embedded_N = _join_embeddings(faces, embeddings, order_N)
-    return Faces(
+    return FaceArrays(
         clip_ids=ids.to_pylist(),
         clip=key_3N[0],
         frame=key_3N[1],
@@ -124,11 +124,11 @@ def _match(faces: pa.Table, others: pa.Table, order_N: np.ndarray) -> tuple[np.n
     return np.flatnonzero(row_N >= 0), row_N[row_N >= 0]
 
 
-def split_clips(faces: Faces) -> list[Faces]:
+def split_clips(faces: FaceArrays) -> list[FaceArrays]:
     """The faces of each clip."""
     bounds = np.searchsorted(faces.clip, np.arange(len(faces.clip_ids) + 1))
     clips = []
     for clip_id, (begin, end) in zip(faces.clip_ids, itertools.pairwise(bounds), strict=True):
         columns = {name: values[begin:end] for name, values in vars(faces).items() if name != "clip_ids"}
-        clips.append(Faces(clip_ids=[clip_id], **columns))
+        clips.append(FaceArrays(clip_ids=[clip_id], **columns))
     return clips

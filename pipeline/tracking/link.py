@@ -1,10 +1,10 @@
-"""Faces of a clip become tracks: one track is one face through one clip.
+"""Linking the faces of a clip into tracks: one track is one face through one clip.
 
     faces (+ embeddings, poses)  sorted and joined by (clip_id, frame, face)      faces.read_faces
         |  frame by frame: a face goes on the live track that it fits best        link_frames
         |  by overlap, and by the cosine to what the track has looked like
         |  a track whose person changes in a few blended frames is cut there      split_switches
-        |  one row per track: id, span, pooled embedding, face that shows it best _summarise_track
+        |  one row per track: id, span, pooled embedding, face that shows it best _summarize_track
     tracks
 
 Everything is decided in the order of the keys: the order in which the rows come has no effect.
@@ -22,7 +22,7 @@ from scipy.optimize import linear_sum_assignment
 from pipeline.config.models import TracksConfig
 from pipeline.geometry import box_iou
 from pipeline.schema import TRACKS
-from pipeline.tracking.faces import Faces, read_faces, split_clips
+from pipeline.tracking.faces import FaceArrays, read_faces, split_clips
 
 #: Below this quality an embedding says little, and a low cosine does not break a track.
 GOOD_QUALITY = 0.25
@@ -96,9 +96,9 @@ class _Live:
         self.embedded_T = np.empty(0, bool)
         self.good_T = np.empty(0, bool)
 
-    def forget(self, before: int) -> None:
-        """Drop the tracks whose last face is older than the sampled frame `before`."""
-        keep_T = self.seen_T >= before
+    def drop_older(self, ordinal: int) -> None:
+        """Drop the tracks whose last face is older than the sampled frame `ordinal`."""
+        keep_T = self.seen_T >= ordinal
         if not keep_T.all():
             for name, values in vars(self).items():
                 setattr(self, name, values[keep_T])
@@ -112,10 +112,10 @@ class _Live:
         return np.arange(begin, begin + num)
 
 
-def link_frames(faces: Faces, config: TracksConfig, stride: int | None = None) -> np.ndarray:
+def link_frames(faces: FaceArrays, config: TracksConfig, stride: int | None = None) -> np.ndarray:
     """Give each face of one clip its track, frame by frame.
 
-    A face may go on a track if it overlaps the track's last face and does not look like somebody else, or if it looks
+    A face may go on a track if it overlaps the track's last face and does not look like another person, or if it looks
     like the track wherever it is (across a cut). Among the allowed pairs of a frame the sum of overlap and cosine is
     greatest (linear assignment), so two people who cross keep their own track.
 
@@ -131,7 +131,7 @@ def link_frames(faces: Faces, config: TracksConfig, stride: int | None = None) -
     track_N = np.empty(len(faces.frame), np.int64)
     live, num_tracks = _Live(faces.unit.shape[1]), 0
     for ordinal, begin, end in zip(ordinal_U, begin_U, end_U, strict=True):
-        live.forget(before=ordinal - config.max_gap - 1)
+        live.drop_older(ordinal - config.max_gap - 1)
         here = slice(begin, end)
         row_F = _match(faces, here, good_N[here], live, config)
         new_F = row_F < 0
@@ -150,7 +150,7 @@ def link_frames(faces: Faces, config: TracksConfig, stride: int | None = None) -
     return track_N
 
 
-def _match(faces: Faces, here: slice, good_F: np.ndarray, live: _Live, config: TracksConfig) -> np.ndarray:
+def _match(faces: FaceArrays, here: slice, good_F: np.ndarray, live: _Live, config: TracksConfig) -> np.ndarray:
     """Row of the live track that each face of the frame goes on, -1 for none: int64 (F,)."""
     row_F = np.full(here.stop - here.start, -1, np.int64)
     if len(live.track_T) == 0:
@@ -172,11 +172,11 @@ def _match(faces: Faces, here: slice, good_F: np.ndarray, live: _Live, config: T
 
 
 def switch_below(config: TracksConfig) -> float:
-    """The cosine below which a good face is somebody else: as configured, else what holds for most models."""
+    """The cosine below which a good face is another person: as configured, else what holds for most models."""
     return SWITCH_COSINE if config.switch_cosine is None else config.switch_cosine
 
 
-def split_switches(track_N: np.ndarray, faces: Faces, config: TracksConfig) -> np.ndarray:
+def split_switches(track_N: np.ndarray, faces: FaceArrays, config: TracksConfig) -> np.ndarray:
     """Cut the tracks where a few blended frames lead from one person to another, each alike to the one before.
 
     A track is cut, as often as needed, where the mean looks of the good faces before and after have a cosine below
@@ -223,25 +223,25 @@ def pool_embeddings(unit_MD: np.ndarray, quality_M: np.ndarray) -> tuple[np.ndar
         The mean at unit length, float32 (D,), or None if the vectors cancel out; and each face's cosine to it, (M,).
     """
     weight_M = quality_M
-    centre_D, cosine_M = _centre(unit_MD, weight_M)
+    center_D, cosine_M = _center(unit_MD, weight_M)
     if len(unit_MD) > 2:
         median = np.median(cosine_M)
         deviation = max(1.4826 * float(np.median(np.abs(cosine_M - median))), 0.02)
         weight_M = np.where(cosine_M >= median - OUTLIER_DEVIATIONS * deviation, quality_M, 0)
-        centre_D, cosine_M = _centre(unit_MD, weight_M)
-    return (centre_D if np.linalg.norm(centre_D) > 0.5 else None), cosine_M
+        center_D, cosine_M = _center(unit_MD, weight_M)
+    return (center_D if np.linalg.norm(center_D) > 0.5 else None), cosine_M
 
 
-def _centre(unit_MD: np.ndarray, weight_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _center(unit_MD: np.ndarray, weight_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sum_D = weight_M @ unit_MD
     length = np.linalg.norm(sum_D)
-    centre_D = (sum_D / length if length > 1e-6 else np.zeros_like(sum_D)).astype(np.float32)
-    return centre_D, unit_MD @ centre_D
+    center_D = (sum_D / length if length > 1e-6 else np.zeros_like(sum_D)).astype(np.float32)
+    return center_D, unit_MD @ center_D
 
 
-def _link_clip(faces: Faces, shard: str, config: TracksConfig, stride: int | None) -> pa.Table:
+def _link_clip(faces: FaceArrays, shard: str, config: TracksConfig, stride: int | None) -> pa.Table:
     track_N = split_switches(link_frames(faces, config, stride), faces, config)
-    rows = [{"shard": shard, **_summarise_track(faces, rows_M)} for rows_M in _rows_of_tracks(track_N)]
+    rows = [{"shard": shard, **_summarize_track(faces, rows_M)} for rows_M in _rows_of_tracks(track_N)]
     return pa.Table.from_pylist(rows, schema=TRACKS)
 
 
@@ -252,7 +252,7 @@ def _rows_of_tracks(track_N: np.ndarray) -> list[np.ndarray]:
     return sorted(rows_of_track, key=lambda rows_M: int(rows_M[0]))
 
 
-def _summarise_track(faces: Faces, rows_M: np.ndarray) -> dict[str, Any]:
+def _summarize_track(faces: FaceArrays, rows_M: np.ndarray) -> dict[str, Any]:
     """Columns of `schema.TRACKS` of the faces in `rows_M`, which are in the order of their frames."""
     frame_M, face_M, quality_M = faces.frame[rows_M], faces.face[rows_M], faces.quality[rows_M]
     score_M, time_M = faces.score[rows_M], faces.time[rows_M]

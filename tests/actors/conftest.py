@@ -48,7 +48,7 @@ def dlib_faces(data: Path) -> list[tuple[Path, torch.Tensor, torch.Tensor]]:
 
 @pytest.fixture
 def memory():
-    """fsspec's storage in memory, emptied afterwards: remote as far as we are concerned."""
+    """fsspec's storage in memory, emptied afterward: to our code it is remote storage."""
     fs = fsspec.filesystem("memory")
     yield fs
     fs.store.clear()

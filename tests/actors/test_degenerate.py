@@ -8,6 +8,7 @@ import pytest
 
 from actors.annotator import Annotator
 from actors.runtime.chunk_rows import FACE_WIDTH
+from actors.runtime.settings import AnnotatorSettings
 from actors.weights.bundles import resolve_bundle
 from pipeline import schema
 
@@ -21,7 +22,7 @@ SIZE = (90, 120)  # height, width
 @pytest.fixture(scope="module")
 def annotator():
     """Holds 512 faces in one batch, so that faces of one test always share theirs."""
-    return Annotator(resolve_bundle(SMALL).models, device="cpu", threads=1, batch_faces=512)
+    return Annotator(resolve_bundle(SMALL).models, AnnotatorSettings("cpu", threads=1, batch_faces=512))
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +182,7 @@ def test_frames_of_a_pixel(annotate, size):
 
 
 def test_the_detector_takes_frames_of_a_pixel():
-    tiny = Annotator(resolve_bundle("tiny").models, device="cpu", threads=1)
+    tiny = Annotator(resolve_bundle("tiny").models, AnnotatorSettings("cpu", threads=1))
     (row,) = tiny(flow_chunk(2, (1, 1))).to_pylist()
     assert len(row["face"]) == 15 * len(row["face_index"])
 

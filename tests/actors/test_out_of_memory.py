@@ -7,6 +7,7 @@ import torch
 
 from actors.annotator import Annotator
 from actors.runtime.chunk_rows import FACE_WIDTH
+from actors.runtime.settings import AnnotatorSettings
 from actors.weights.bundles import resolve_bundle
 from pipeline import schema
 
@@ -40,13 +41,14 @@ def annotator(tmp_path, monkeypatch):
         (tmp_path / "small_device.py").write_text(MODEL)
         entry = f"{{factory: 'small_device:small', input: frames, parameters: {{fits: {fits}}}}}"
         (tmp_path / "bundle.yaml").write_text(f"models:\n  face: {entry}\n")
-        return Annotator(resolve_bundle(str(tmp_path / "bundle.yaml")).models, device="cpu", batch_frames=16)
+        models = resolve_bundle(str(tmp_path / "bundle.yaml")).models
+        return Annotator(models, AnnotatorSettings("cpu", batch_frames=16))
 
     return make
 
 
 def flow_chunk(frames):
-    """A chunk of frames of 8 x 6 pixels, each of another grey."""
+    """A chunk of frames of 8 x 6 pixels, each of another gray."""
     row = dict.fromkeys(schema.FLOW.names) | {"clip_id": "c", "shard": "s", "first": 0, "last": True}
     row |= {"frames": list(range(frames)), "times": [0.0] * frames, "width": 8, "height": 6, "matrix": "bt601"}
     planes = np.repeat(np.arange(frames, dtype=np.uint8), 8 * 6 * 3 // 2)

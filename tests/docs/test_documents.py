@@ -124,7 +124,7 @@ def place(tmp_path, monkeypatch):
     (shard,) = set(rows["shard"].to_pylist())
     rows = rows.select(schema.slot_schema("emotions").names).cast(schema.slot_schema("emotions"))
     ledger = parquet.read_ledger(output, table, old, shard).select(parquet.LEDGER.names).cast(parquet.LEDGER)
-    parquet.write_chunks(output, table, "emotions-2", shard, rows, ledger)
+    parquet.write_chunk_file(output, table, "emotions-2", shard, rows, ledger)
     parquet.promote(output, {table: "emotions-2"})
     monkeypatch.chdir(tmp_path)
     return tmp_path

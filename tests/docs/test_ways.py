@@ -14,6 +14,7 @@ import pytest
 from documents import PROJECT
 from skimage.data import astronaut
 
+from actors.runtime.settings import AnnotatorSettings
 from jobs import annotate as job
 from jobs.ray_cluster import make_annotator
 from pipeline.config.models import PoolConfig, load_config
@@ -141,7 +142,7 @@ def test_a_frame_s_way(portrait, tmp_path):
     work = plan_run(read_corpus(str(portrait), config), out, annotation, config).work
     context = RunContext.of(out, config, annotation.versions)
     registry = RegistryClient(AttemptRegistry(out, snapshot_s=0))
-    arguments = {"models": list(bundle.models), "threads": 1, "device": "cpu"}
+    arguments = {"models": list(bundle.models), "settings": AnnotatorSettings(device="cpu", threads=1)}
     annotate = IsolatedAnnotator(
         Stage(make_annotator, arguments, PoolConfig(), tuple(annotation.versions)), registry, config.faults
     )
@@ -165,7 +166,7 @@ def test_a_track_s_way(tmp_path):
     chunk = {"clip_id": "a" * 16, "first": 0, "count": 10, "faces": 20, "last": True, "fingerprint": "x"}
     ledger = pa.Table.from_pylist([chunk], schema=parquet.LEDGER)
     for slot, table, rows in (("face", "faces", boxes), ("embeddings", "embeddings", looks)):
-        parquet.write_chunks(
+        parquet.write_chunk_file(
             output, table, slots[slot], "s", pa.Table.from_pylist(rows, schema=slot_schema(slot)), ledger
         )
     clip = dict.fromkeys(CLIPS.names) | {"clip_id": "a" * 16, "status": "done", "fingerprint": "x", "uri": "memory://x"}

@@ -63,7 +63,7 @@ def test_what_is_finished_is_committed_and_the_next_run_does_the_rest(annotate, 
     output = open_output(str(out))
     version = parquet.read_current(output)["faces"]
     (shard,) = {
-        path.split("shard=")[1].split("/")[0] for path in parquet.list_files(output, f"faces/version={version}")
+        path.split("shard=")[1].split("/")[0] for path in parquet.list_parquet(output, f"faces/version={version}")
     }
     committed = pc.sum(parquet.read_ledger(output, "faces", version, shard)["count"]).as_py()
     assert 0 < committed < 40 * CLIPS

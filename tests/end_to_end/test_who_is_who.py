@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from pipeline.config.models import load_config
 from pipeline.identity import snapshot as snapshots
-from pipeline.identity.knn import exact_neighbours, to_grid
+from pipeline.identity.knn import find_neighbors, to_grid
 from pipeline.identity.knn_tasks import search_by_tasks
-from pipeline.identity.overrides import Decision, add_decision, read_overrides
+from pipeline.identity.overrides import Override, add_override, read_overrides
 from pipeline.identity.version import aggregate_version
 from pipeline.planning.versions import tables_of
 from pipeline.runs.context import RunContext
@@ -57,7 +57,7 @@ def write_corpus(out, people, first=0, embeddings="e1", shard=None):
             ("embeddings", embeddings, pa.Table.from_pylist(vectors, schema=slot_schema("embeddings"))),
         ):
             chunk = {"clip_id": clip_id, "first": 0, "count": 10, "faces": len(keys), "last": True, "fingerprint": "x"}
-            parquet.write_chunks(
+            parquet.write_chunk_file(
                 output, name, version, place, rows, pa.Table.from_pylist([chunk], schema=parquet.LEDGER)
             )
         row = {field.name: None for field in CLIPS} | {"clip_id": clip_id, "status": "done", "fingerprint": "x"}
@@ -103,8 +103,8 @@ def test_ids_last_and_a_user_is_obeyed(local_ray, tmp_path):
     tracks = parquet.read_table(output.root, "tracks", ["track_id", "clip_id"]).to_pylist()
     track_of = {row["clip_id"]: row["track_id"] for row in tracks}
     clips = sorted(second)
-    add_decision(output, Decision(kind="merge", tracks=(track_of[clips[0]], track_of[clips[2]])))
-    add_decision(output, Decision(kind="name", tracks=(track_of[clips[0]],), name="the host"))
+    add_override(output, Override(kind="merge", tracks=(track_of[clips[0]], track_of[clips[2]])))
+    add_override(output, Override(kind="name", tracks=(track_of[clips[0]],), name="the host"))
     third = snapshot(output)
     assert len({third[clip] for clip in clips[:6]}) == 1
     rows = parquet.read_table(output.root, "identities", ["identity_id", "name"]).to_pylist()
@@ -112,7 +112,7 @@ def test_ids_last_and_a_user_is_obeyed(local_ray, tmp_path):
     (event,) = parquet.read_table(output.root, "lineage").to_pylist()
     assert (event["event"], event["cause"], event["to_id"]) == ("merge", "decision", third[clips[0]])
 
-    add_decision(output, Decision(kind="split", tracks=(track_of[clips[1]],), others=(track_of[clips[0]],)))
+    add_override(output, Override(kind="split", tracks=(track_of[clips[1]],), others=(track_of[clips[0]],)))
     assert snapshot(output)[clips[1]] != third[clips[0]]
 
 
@@ -171,7 +171,7 @@ def test_a_user_s_word_through_the_command_line(local_ray, tmp_path):
         (["merge", "OUT", "A", "A"], "two different identities"),
         (["merge", "OUT", "A", "nobody"], "no identity nobody"),
         (["split", "OUT", "A", "strange"], "has no track strange"),
-        (["split", "OUT", "A", "ALL"], "nobody would be left"),
+        (["split", "OUT", "A", "ALL"], "at least one must remain"),
         (["score", "OUT", "TRUTH"], "needs the columns person and track_id or clip_id"),
         (["calibrate", "OUT"], "needs 20 pairs"),
     ],
@@ -213,7 +213,7 @@ def test_a_corpus_calibrates_its_model(local_ray, tmp_path):
 def test_tracks_are_not_linked_again_unless_the_faces_of_their_shard_change(local_ray, tmp_path):
     output = write_corpus(tmp_path / "out", "aab" * 6)
     first = snapshot(output)
-    vectors = [Path(output.path(path)) for path in parquet.list_files(output, "embeddings")]
+    vectors = [Path(output.path(path)) for path in parquet.list_parquet(output, "embeddings")]
     for path in vectors:
         path.write_bytes(bytes(path.stat().st_size))  # nobody can read them any more
     write_corpus(tmp_path / "out", "b", first=18)
@@ -242,7 +242,7 @@ def test_partitions_on_ray_have_no_effect(local_ray, many, block_rows, monkeypat
     monkeypatch.setattr("pipeline.identity.knn_tasks.BLOCK_ROWS", block_rows)
     fresh = np.ones(len(many), bool)
     found = search_by_tasks(many, fresh, 16, 0.2, exact_up_to=10**9, local_up_to=0)
-    np.testing.assert_array_equal(found.row, exact_neighbours(many, 16, 0.2).row)
+    np.testing.assert_array_equal(found.row, find_neighbors(many, np.ones(len(many), bool), 16, 0.2).row)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -254,7 +254,7 @@ def test_the_number_of_workers_has_no_effect(local_ray, many, workers, monkeypat
         found = search_by_tasks(many, np.ones(len(many), bool), 16, 0.2, exact_up_to=10**9, local_up_to=0)
     finally:
         remove_placement_group(taken)
-    np.testing.assert_array_equal(found.row, exact_neighbours(many, 16, 0.2).row)
+    np.testing.assert_array_equal(found.row, find_neighbors(many, np.ones(len(many), bool), 16, 0.2).row)
 
 
 def test_a_worker_that_dies_changes_nothing(local_ray, many, monkeypatch):
@@ -276,4 +276,4 @@ def test_a_worker_that_dies_changes_nothing(local_ray, many, monkeypatch):
     found = search_by_tasks(many, np.ones(len(many), bool), 16, 0.2, exact_up_to=10**9, local_up_to=0)
     thread.join()
     assert killed, "no worker was seen at work"
-    np.testing.assert_array_equal(found.row, exact_neighbours(many, 16, 0.2).row)
+    np.testing.assert_array_equal(found.row, find_neighbors(many, np.ones(len(many), bool), 16, 0.2).row)

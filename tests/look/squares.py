@@ -99,7 +99,7 @@ def write_output(folder, names=("videos", "out")):
     chunks = pa.Table.from_pylist(ledger, schema=parquet.LEDGER)
     tables = {slot: pa.Table.from_pylist(faces[slot], schema=schema.slot_schema(slot)) for slot in schema.SLOTS}
     for slot, table in tables.items():
-        parquet.write_chunks(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], "s0", table, chunks)
+        parquet.write_chunk_file(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], "s0", table, chunks)
     write_shard(output, "clips", CLIPS_VERSION, "s0", pa.Table.from_pylist(clips, schema=schema.CLIPS))
     broken = clips[-1]
     bad = {name: broken[name] for name in ("clip_id", "uri", "shard", "fingerprint")}

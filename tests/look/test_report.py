@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from jobs.commands.report import to_page, write_report
 from pipeline.errors import ConfigError
-from pipeline.report.gather import Limits, gather_report
+from pipeline.report.gather import ReportLimits, gather_report
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
@@ -105,7 +105,7 @@ def test_a_report_of_ten_thousand_people_is_small_and_quick(tmp_path):
         people.append({**identity, "tracks": 1, "clips": 1, "representative_clip_id": clip, **face, "cohesion": 0.5})
     squares.write_snapshot(output, tracks, people, [])
     begun = time.process_time()
-    size = write_report(out, str(tmp_path / "report.html"), limits=Limits(pictures=60))
+    size = write_report(out, str(tmp_path / "report.html"), limits=ReportLimits(pictures=60))
     assert size < 4e6
     assert time.process_time() - begun < 10
     assert len(in_page((tmp_path / "report.html").read_text())["people"]["rows"]) == 10_000

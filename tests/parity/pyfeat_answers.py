@@ -483,7 +483,8 @@ def write_clip(path: Path) -> dict[str, list]:
     """The clip as H.264; gives frame number -> boxes for every STEP-th frame."""
     asked = {}
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=12, options={"preset": "veryfast", "crf": "18", "threads": "1"})
+        # a fixed quantizer, as with crf libx264 gives other bytes each time, even with one thread
+        stream = container.add_stream("libx264", rate=12, options={"preset": "veryfast", "qp": "20", "threads": "1"})
         stream.width, stream.height, stream.pix_fmt = 320, 180, "yuv420p"
         for number in range(FRAMES):
             frame, boxes = frame_of_clip(number)

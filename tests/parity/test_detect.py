@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from actors import FaceAnalyzer
 from actors.weights.catalog import BUNDLES, MODELS
-from pipeline.export.fex import COLUMNS_OF_SLOT, FEX, Video, embeddings_of, fex_rows
+from pipeline.export.fex import COLUMNS_OF_SLOT, FEX, FexVideo, embeddings_of, fex_rows
 from pipeline.export.pyfeat_identities import cluster_identities
 
 GIVEN = """
@@ -118,7 +118,7 @@ def _video(path):
 
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        return Video(path.name, stream.height, stream.width, float(stream.average_rate))
+        return FexVideo(path.name, stream.height, stream.width, float(stream.average_rate))
 
 
 @pytest.fixture(scope="module")

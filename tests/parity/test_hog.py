@@ -8,7 +8,7 @@ from skimage import feature
 from skimage.measure import grid_points_in_poly
 
 from actors.models.action_units import build_xgb
-from actors.ops.hog import align, face_mask, hog, hog_features, warp
+from actors.ops.hog import align_landmarks, face_mask, hog_blocks, hog_features, warp_affine
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def determined(faces, described):
 
 def block_energy(crops, landmarks):
     """Mean gradient over the 16 x 16 pixels of each block, (N, 169)."""
-    matrix, points = align(landmarks.double(), 112)
-    aligned, on_crop = warp(crops, matrix)
+    matrix, points = align_landmarks(landmarks.double(), 112)
+    aligned, on_crop = warp_affine(crops, matrix)
     mask = face_mask(points, 112)
     pictures = (aligned * (mask & on_crop)[:, None] + 128 * (mask & ~on_crop)[:, None]).cpu().numpy()
     along_y, along_x = np.zeros_like(pictures), np.zeros_like(pictures)
@@ -122,14 +122,14 @@ def dlib_landmarks(data):
     faces = [
         [[float(p.get("x")), float(p.get("y"))] for p in box.iter("part")] for tree in trees for box in tree.iter("box")
     ]
-    return align(torch.tensor(faces, dtype=torch.float64), 112)[1].long().numpy()
+    return align_landmarks(torch.tensor(faces, dtype=torch.float64), 112)[1].long().numpy()
 
 
 @torch.inference_mode()
 def test_hog_is_that_of_skimage(device):
     pictures = torch.rand(3, 3, 112, 112, generator=torch.Generator().manual_seed(0))
     pictures[1, :, 30:60, 20:90] = 0.5  # flat, with corners
-    for picture, ours in zip(pictures, hog(pictures.to(device)).cpu(), strict=True):
+    for picture, ours in zip(pictures, hog_blocks(pictures.to(device)).cpu(), strict=True):
         theirs = feature.hog(
             picture.permute(1, 2, 0).double().numpy(), 8, (8, 8), (2, 2), block_norm="L2-Hys", channel_axis=-1
         )

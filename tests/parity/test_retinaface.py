@@ -20,7 +20,7 @@ def frames(reference, device):
 
 @torch.inference_mode()
 def test_raw_output_is_that_of_the_reference(net, frames, reference, assert_like_reference):
-    deltas, probabilities, points = net(net.normalise(frames))
+    deltas, probabilities, points = net(net.normalize(frames))
     assert_like_reference(deltas, reference["loc"])
     assert_like_reference(probabilities, reference["conf"])
     assert_like_reference(points, reference["landmarks"])

@@ -157,7 +157,7 @@ def test_a_large_file_is_written_in_parts_and_whole(bucket, faulty):
     output = open_output(f"s3://{bucket}/out", proxy.options)
     write_bytes(output, "faces/part.parquet", data)
     assert output.fs.cat_file(output.path("faces/part.parquet")) == data
-    assert parquet.list_files(output, "faces") == ["faces/part.parquet"]
+    assert parquet.list_parquet(output, "faces") == ["faces/part.parquet"]
 
 
 def test_of_many_conditional_puts_one_wins(s3, bucket):

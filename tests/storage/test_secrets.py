@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.config.models import load_config
-from pipeline.config.render import describe
+from pipeline.config.render import to_yaml
 from pipeline.errors import ConfigError
 
 SECRETS = ["AKIAVERYSECRETKEY", "very/secret+value", "token-of-session", "in-the-url"]
@@ -19,7 +19,7 @@ def config():
 
 
 def test_the_dump_hides_what_may_be_a_secret_and_shows_the_rest(config):
-    text = describe(config)
+    text = to_yaml(config)
     assert not [secret for secret in SECRETS if secret in text]
     assert '"endpoint_url": "https://***@host:9000"' in text
     assert '"anon": false' in text

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from actors.annotator import Annotator
 from actors.errors import BundleError
 from actors.models.img2pose import Img2Pose, build_img2pose, build_pose_from_detector, read_config
-from actors.ops.colour import unpack_planes, yuv420_to_rgb
+from actors.ops.color import unpack_planes, yuv420_to_rgb
 from actors.runtime.chunk_rows import FACE_WIDTH
+from actors.runtime.settings import AnnotatorSettings
 from actors.weights.bundles import resolve_bundle
 from pipeline.schema import FLOW
 
@@ -85,7 +86,7 @@ def test_each_frame_of_a_batch_is_detected_as_alone(net):
 
 
 @torch.inference_mode()
-def test_an_empty_frame_gives_no_face_and_takes_none_from_its_neighbours(net):
+def test_an_empty_frame_gives_no_face_and_takes_none_from_its_neighbors(net):
     frames = pictures(3, 100, 140)
     before = net.detect(frames)
     frames[1] = 127
@@ -161,7 +162,7 @@ def test_poses_come_out_of_the_annotator_and_again_from_stored_boxes(net, folder
     bundle = resolve_bundle(str(folder / "bundle.yaml"))
     assert [model.slot for model in bundle.models] == ["face", "pose"]
     assert bundle.slot("pose").needs == ("face",)
-    annotator = Annotator(bundle.models, device="cpu", batch_faces=7)
+    annotator = Annotator(bundle.models, AnnotatorSettings("cpu", batch_faces=7))
     rows = [flow_row(100, 140, 3, ["face", "pose"], seed=1), flow_row(96, 97, 2, ["face", "pose"], seed=2)]
     first = annotator(pa.Table.from_pylist(rows, schema=FLOW)).to_pylist()
     for row, chunk in zip(rows, first, strict=True):

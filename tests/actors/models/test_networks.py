@@ -1,4 +1,4 @@
-"""What holds for every network of face crops, whatever its weights: random ones serve."""
+"""Every network of face crops, with random weights: batch size, dtypes, no face, folding."""
 
 import copy
 

@@ -5,7 +5,7 @@ import torch
 from torchvision.ops import box_iou
 
 from actors.models.mobilefacenet import build_mobilefacenet
-from actors.models.retinaface import anchors, halve
+from actors.models.retinaface import frame_anchors, halve
 from actors.ops.crops import EXPAND_112, crop_boxes, crop_faces, five_points, landmarks_to_frame
 
 
@@ -97,7 +97,7 @@ def test_no_frame_and_tiny_frames(detector, shape):
 
 
 def test_a_frame_of_320_by_320_has_4200_anchors():
-    anchors_A4 = anchors(320, 320, torch.device("cpu"))
+    anchors_A4 = frame_anchors(320, 320, torch.device("cpu"))
     assert anchors_A4.shape == (4200, 4)
     torch.testing.assert_close(anchors_A4[1] * 320, torch.tensor([4.0, 4.0, 32.0, 32.0]))
     torch.testing.assert_close(anchors_A4[-2] * 320, torch.tensor([304.0, 304.0, 256.0, 256.0]))

@@ -124,17 +124,17 @@ def test_a_mirrored_face_looks_to_the_other_side(nets, faces):
 def test_eyes_are_cut_upright_and_undistorted_out_of_a_stretched_and_turned_face():
     # a white disc for each eye, of a face 0.75 times as wide as high, turned by 20 degrees, stretched to a square
     aspect, angle = 0.75, np.deg2rad(20)
-    centre = np.array([aspect / 2, 0.5])
+    center = np.array([aspect / 2, 0.5])
     turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     landmarks = np.full((68, 2), 0.5)
     row, column = np.mgrid[0:112, 0:112]
     at = np.stack([(column + 0.5) / 112 * aspect, (row + 0.5) / 112], -1)
     crop = np.zeros((112, 112), np.float32)
     for side, first in ((-1, 36), (1, 42)):
-        eye = centre + turned @ [side * 0.15, 0]
+        eye = center + turned @ [side * 0.15, 0]
         crop[np.linalg.norm(at - eye, axis=-1) < 0.05] = 1
         for point, x in zip(range(first, first + 6), (-0.06, -0.02, 0.02, 0.06, 0.02, -0.02), strict=True):
-            landmarks[point] = (centre + turned @ [side * 0.15 + x, 0]) / [aspect, 1]
+            landmarks[point] = (center + turned @ [side * 0.15 + x, 0]) / [aspect, 1]
     picture = torch.from_numpy(crop).expand(1, 3, 112, 112)
     left, right, found = cut_eyes(picture, torch.from_numpy(landmarks).float()[None], aspect)
     assert found.item() == pytest.approx(angle, abs=1e-4)

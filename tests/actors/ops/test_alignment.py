@@ -51,8 +51,8 @@ def test_a_mark_on_each_point_lands_on_the_template(size):
         frames[:, :, y - 4 : y + 5, x - 4 : x + 5] = 255
         crop = align_faces(frames, torch.zeros(1, dtype=torch.int64), points, size)[0, 0]
         rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-        centre = torch.stack([(crop * columns).sum(), (crop * rows).sum()]) / crop.sum()
-        torch.testing.assert_close(centre, TEMPLATE_15_2[0, k] * (size / 112), atol=0.6 * size / 112, rtol=0)
+        center = torch.stack([(crop * columns).sum(), (crop * rows).sum()]) / crop.sum()
+        torch.testing.assert_close(center, TEMPLATE_15_2[0, k] * (size / 112), atol=0.6 * size / 112, rtol=0)
 
 
 def test_points_without_a_similarity_spoil_their_own_crop_only():

@@ -21,7 +21,7 @@ def zeros(count):
 
 @quick
 @given(st.integers(0, 255), edges, edges, st.floats(1, 200), st.floats(1, 200), st.integers(1, 40))
-def test_crops_of_one_colour_are_that_colour_or_black(level, left, top, width, height, size):
+def test_crops_of_one_color_are_that_color_or_black(level, left, top, width, height, size):
     frames = torch.full((1, 3, 60, 80), level, dtype=torch.uint8)
     crops = crop_faces(frames, zeros(1), torch.tensor([[left, top, left + width, top + height]]), size, 1.2)
     assert crops.shape == (1, 3, size, size)
@@ -99,7 +99,7 @@ def test_the_corners_of_the_crop_are_the_corners_of_the_box(values):
     assert corners.flatten().tolist() == box.flatten().tolist()
 
 
-def test_five_points_are_eye_centres_nose_and_mouth_corners():
+def test_five_points_are_eye_centers_nose_and_mouth_corners():
     landmarks = torch.arange(68.0)[None, :, None].expand(1, 68, 2)
     assert five_points(landmarks)[0, :, 0].tolist() == [38.5, 44.5, 30.0, 48.0, 54.0]
 

@@ -15,7 +15,7 @@ boxes_M4, scores_M = torch.cat([corner_M2, corner_M2 + 20], 1), torch.rand(200, 
 ours = suppress(boxes_M4, scores_M, torch.zeros(200, dtype=torch.int64), 0.4)
 assert "torchvision" not in sys.modules
 
-from torchvision.ops import nms  # afterwards the whole package still works
+from torchvision.ops import nms  # afterward the whole package still works
 
 assert 5 < len(ours) < 200 and ours.equal(nms(boxes_M4.double(), scores_M.double(), 0.4))
 """

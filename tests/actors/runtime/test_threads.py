@@ -7,11 +7,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import skimage.data
 import torch
-from skimage.data import astronaut
 
 from actors import FaceAnalyzer
-from actors.runtime.batch import Clipping, make_pieces
+from actors.runtime.frames import ChunkFrames, make_frame_batches
 from actors.runtime.threads import Lanes
 
 FACTORY = "def build(weights):\n    return lambda crops_NCHW: crops_NCHW.flatten(1)[:, :512]\n"
@@ -21,7 +21,7 @@ ENTRY = "extends: tiny\nmodels:\n  embeddings: {factory: 'own_model:build', inpu
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> str:
     """Nine frames of the portrait of an astronaut, each shifted a little."""
-    picture = astronaut()
+    picture = skimage.data.astronaut()
     path = tmp_path_factory.mktemp("lanes") / "clip.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
@@ -58,11 +58,11 @@ def test_an_error_leaves_when_every_lane_has_ended():
 
 
 @pytest.mark.parametrize(("frames", "lanes"), [(1, 1), (1, 4), (7, 2), (32, 2), (33, 3)])
-def test_every_frame_is_in_one_piece_and_lanes_get_alike(frames, lanes):
-    clipping = Clipping(np.zeros(frames * 96, np.uint8), frames, 8, 8, "bt601", True, 0)
-    shares = [list(make_pieces([clipping], torch.device("cpu"), 5, 1 << 20, lane=k, lanes=lanes)) for k in range(lanes)]
-    counts = [[len(piece.frame_B) for piece in share] for share in shares]
-    assert sorted(int(k) for share in shares for piece in share for k in piece.frame_B) == list(range(frames))
+def test_every_frame_is_in_one_batch_and_lanes_get_alike(frames, lanes):
+    chunk, cpu = ChunkFrames(np.zeros(frames * 96, np.uint8), frames, 8, 8, "bt601", True, 0), torch.device("cpu")
+    shares = [list(make_frame_batches([chunk], cpu, 5, 1 << 20, lane=k, lanes=lanes)) for k in range(lanes)]
+    counts = [[len(batch.frame_B) for batch in share] for share in shares]
+    assert sorted(int(k) for share in shares for batch in share for k in batch.frame_B) == list(range(frames))
     assert max(map(max, filter(None, counts))) <= 5
     assert max(map(sum, counts)) - min(map(sum, counts)) <= max(map(max, filter(None, counts)))
 

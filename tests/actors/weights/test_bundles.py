@@ -4,7 +4,8 @@ import pytest
 
 from actors.errors import BundleError, MissingWeightsError
 from actors.weights.bundles import build_model, resolve_bundle
-from actors.weights.catalog import BUNDLES, MODELS, SLOTS
+from actors.weights.catalog import BUNDLES, MODELS
+from pipeline.schema import SLOTS
 
 
 @pytest.fixture
@@ -47,6 +48,12 @@ def test_a_factory_gets_its_weights_and_parameters(write):
     assert (model.same_person_cosine, model.needs) == (0.4, ("face",))
     assert build_model(model)(None) == (b"one", 3)
     assert "gaze" in bundle.left_out
+
+
+def test_the_old_spelling_of_license_is_read_with_a_warning(write):
+    with pytest.warns(FutureWarning, match="'license'"):
+        bundle = resolve_bundle(write(MINE.replace("input:", "licence: ours\n    input:")))
+    assert bundle.slot("embeddings").license == "ours"
 
 
 def test_the_version_follows_from_bytes_parameters_input_and_what_comes_before(write, tmp_path):

@@ -112,7 +112,7 @@ def test_a_copy_with_the_expected_digest_needs_no_storage(memory, tmp_path):
 
 def test_a_copy_with_other_bytes_than_expected_is_refused(memory, tmp_path):
     memory.pipe_file("/w/a.bin", b"one")
-    with pytest.raises(DigestError, match=r"memory://w/a\.bin holds other bytes"):
+    with pytest.raises(DigestError, match=r"checksum mismatch of memory://w/a\.bin"):
         weight_cache.fetch_uri("memory://w/a.bin", str(tmp_path), expected="0" * 64)
 
 

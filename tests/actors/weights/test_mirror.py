@@ -13,7 +13,7 @@ from actors.weights import cache as weight_cache
 from actors.weights.bundles import resolve_bundle
 from actors.weights.catalog import BUNDLES, MODELS
 from actors.weights.mirror import MANIFEST, open_mirror
-from actors.weights.published import local_copy, published, pull
+from actors.weights.registry import local_copy, pull, registry_entries
 from actors.weights.verify import verify_cache, verify_mirror
 
 ARCFACE = "py-feat/arcface_r50/arcface_r50.safetensors"
@@ -40,19 +40,28 @@ def mirror(request, pyfeat, memory, tmp_path):
         else:
             memory.pipe_file(f"/mirror/{name}", data)
 
-    assert {outcome.state for outcome in pull(published("pyfeat"), uri)} == {"pulled"}
+    assert {outcome.state for outcome in pull(registry_entries("pyfeat"), uri)} == {"pulled"}
     return uri, put
 
 
-def test_a_mirror_holds_the_bundle_with_digests_commits_and_licences(mirror, pyfeat):
+def test_a_mirror_holds_the_bundle_with_digests_commits_and_licenses(mirror, pyfeat):
     records = open_mirror(mirror[0]).records
     assert set(records) == set(pyfeat.files)
     assert (records[ARCFACE].revision, records[ARCFACE].research_only) == (pyfeat.commit, True)
-    assert "research" in records[ARCFACE].licence
+    assert "research" in records[ARCFACE].license
+
+
+def test_a_mirror_of_version_0_1_is_read(mirror):
+    before = open_mirror(mirror[0])
+    fs, path = weight_cache.open_storage(before.file(MANIFEST))
+    text = fs.cat_file(path)
+    assert b'"license"' in text
+    fs.pipe_file(path, text.replace(b'"license"', b'"licence"'))
+    assert open_mirror(mirror[0]) == before
 
 
 def test_pulling_again_copies_nothing(mirror):
-    assert {outcome.state for outcome in pull(published("pyfeat"), mirror[0])} == {"unchanged"}
+    assert {outcome.state for outcome in pull(registry_entries("pyfeat"), mirror[0])} == {"unchanged"}
 
 
 def test_a_bundle_is_the_same_from_the_hub_and_from_its_mirror(mirror, tmp_path):
@@ -83,7 +92,7 @@ def test_verify_names_what_differs_and_what_is_gone(mirror):
 
 
 def test_verify_asks_for_all_files_of_a_bundle(mirror):
-    everything = verify_mirror(open_mirror(mirror[0]), published())
+    everything = verify_mirror(open_mirror(mirror[0]), registry_entries())
     missing = {outcome.path for outcome in everything if outcome.state == "missing"}
     assert "py-feat/retinaface_mnet025/model.safetensors" in missing
     assert ARCFACE not in missing
@@ -100,8 +109,8 @@ def test_a_mirror_of_another_commit_than_the_run_asks_for_is_refused(mirror, pyf
 def test_one_file_that_the_hub_lacks_does_not_keep_the_others_back(pyfeat, tmp_path):
     del pyfeat.files[ARCFACE]
     pyfeat.files["py-feat/arcface_r50/readme"] = b""
-    outcomes = {outcome.path: outcome for outcome in pull(published("pyfeat"), str(tmp_path / "mirror"))}
-    assert {path for path, outcome in outcomes.items() if not outcome.complete} == {ARCFACE}
+    outcomes = {outcome.path: outcome for outcome in pull(registry_entries("pyfeat"), str(tmp_path / "mirror"))}
+    assert {path for path, outcome in outcomes.items() if not outcome.ok} == {ARCFACE}
     assert "arcface_r50.safetensors" in outcomes[ARCFACE].message
 
 
@@ -114,30 +123,30 @@ def test_a_manifest_that_is_none_is_named(tmp_path):
 def test_the_cache_of_this_machine_is_verified_against_the_digests_of_the_hub(pyfeat, tmp_path):
     cache = str(tmp_path / "cache")
     resolve_bundle("pyfeat", cache=cache)
-    assert {outcome.state for outcome in verify_cache(cache, published("pyfeat"))} == {"ok"}
-    [arcface] = [local_copy(item, cache) for item in published("pyfeat") if item.paths[0] == ARCFACE]
+    assert {outcome.state for outcome in verify_cache(cache, registry_entries("pyfeat"))} == {"ok"}
+    [arcface] = [local_copy(item, cache) for item in registry_entries("pyfeat") if item.paths[0] == ARCFACE]
     arcface.resolve().write_bytes(b"damaged")
     found = [outcome for outcome in verify_cache(cache) if outcome.state != "ok"]
     assert [(outcome.path, outcome.state) for outcome in found] == [(str(arcface), "differs")]
-    assert [o.state for o in verify_cache(str(tmp_path / "empty"), published("pyfeat"))] == ["missing"] * len(
-        published("pyfeat")
+    assert [o.state for o in verify_cache(str(tmp_path / "empty"), registry_entries("pyfeat"))] == ["missing"] * len(
+        registry_entries("pyfeat")
     )
 
 
 def test_copies_of_a_mirrors_files_are_verified_too(pyfeat, memory, tmp_path):
     cache = tmp_path / "cache"
-    list(pull(published("pyfeat"), "memory://mirror"))
+    list(pull(registry_entries("pyfeat"), "memory://mirror"))
     resolve_bundle("pyfeat", mirror="memory://mirror", cache=str(cache))
-    assert [outcome.state for outcome in verify_cache(str(cache))] == ["ok"] * len(published("pyfeat"))
+    assert [outcome.state for outcome in verify_cache(str(cache))] == ["ok"] * len(registry_entries("pyfeat"))
     next(cache.glob("*/arcface_r50.safetensors")).write_bytes(b"damaged")
-    whole = ["ok"] * (len(published("pyfeat")) - 1)
+    whole = ["ok"] * (len(registry_entries("pyfeat")) - 1)
     assert sorted(outcome.state for outcome in verify_cache(str(cache))) == ["differs", *whole]
 
 
 @pytest.fixture
 def guarded(pyfeat, tmp_path):
     """A pulled mirror behind a web server that wants a token, and is busy at first."""
-    list(pull(published("pyfeat"), str(tmp_path / "mirror")))
+    list(pull(registry_entries("pyfeat"), str(tmp_path / "mirror")))
     busy = [1, 1]
 
     class Handler(http.server.SimpleHTTPRequestHandler):

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from actors.errors import MissingWeightsError, StateDictError, WeightsError
-from actors.weights.state_dict import digest, load_strict, read_state_dict
+from actors.weights.state_dict import file_digest, load_strict, read_state_dict
 
 
 class Bomb:
@@ -45,7 +45,7 @@ def test_files_that_are_no_weights_are_refused_and_named(tmp_path, name, content
 
 
 def test_a_missing_file_is_named(tmp_path):
-    for read in (read_state_dict, digest):
+    for read in (read_state_dict, file_digest):
         with pytest.raises(MissingWeightsError, match=r"nowhere\.pth"):
             read(tmp_path / "nowhere.pth")
 
@@ -81,6 +81,6 @@ def test_errors_survive_pickling():
 
 def test_a_digest_needs_no_torch(tmp_path):
     (tmp_path / "w.pt").write_bytes(b"abc")
-    assert digest(tmp_path / "w.pt") == hashlib.sha256(b"abc").hexdigest()
+    assert file_digest(tmp_path / "w.pt") == hashlib.sha256(b"abc").hexdigest()
     code = "import sys, actors.weights.state_dict; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,7 +19,7 @@ def bench(*command):
 def test_memory_is_sampled_while_a_clip_is_annotated(video, tmp_path):
     plot = tmp_path / "memory.svg"
     said = bench("memory", "--video", video, "--every-s", 0.25, "--plot", plot)
-    assert said["frames"] == said["faces"] == 36
+    assert said["frames"] == said["faces"] == 72
     assert len(said["seconds"]) == len(said["store_mb"]) == len(said["pss_mb"]["actor"]) > 2
     assert said["seconds"] == sorted(said["seconds"])
     assert set(said["uss_mb"]) == {"driver", "actor", "tasks", "raylet", "rest of Ray"}
@@ -36,12 +36,12 @@ def test_the_engine_is_compared_to_the_loop_on_the_same_frames(video, tmp_path):
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).symlink_to(video)
     details = (said := bench("engine", "--video", tmp_path))["details"]
-    assert (said["frames"], said["faces"], details["first_clip_frames"]) == (72, 72, 36)
+    assert (said["frames"], said["faces"], details["first_clip_frames"]) == (144, 144, 72)
     assert details["cost"] == pytest.approx(
         said["seconds"] / (details["loop_seconds"][0] + details["load_models_seconds"]) - 1, abs=0.01
     )
-    beyond = (said["seconds"] - details["first_clip_alone_seconds"][0]) / 36
-    assert details["cost_once_started"] == pytest.approx(beyond / (details["loop_seconds"][0] / 72) - 1, abs=0.02)
+    beyond = (said["seconds"] - details["first_clip_alone_seconds"][0]) / 72
+    assert details["cost_once_started"] == pytest.approx(beyond / (details["loop_seconds"][0] / 144) - 1, abs=0.02)
 
 
 @pytest.mark.slow
@@ -56,5 +56,5 @@ def test_a_short_run_is_taken_apart(video):
 @pytest.mark.slow
 def test_the_pipeline_is_measured_over_clips_and_actors(video):
     rows = bench("corpus", "--video", video, "--clips", "1,2", "--actors", "1,2")
-    assert [(row["clips"], row["actors"], row["frames"]) for row in rows] == [(1, 1, 36), (2, 1, 72), (2, 2, 72)]
+    assert [(row["clips"], row["actors"], row["frames"]) for row in rows] == [(1, 1, 72), (2, 1, 144), (2, 2, 144)]
     assert all(row["faces"] == row["frames"] and row["frames_per_s"] > 0 for row in rows)

@@ -11,7 +11,7 @@ from jobs.bench.__main__ import app
 from jobs.bench.real import list_mistakes
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "shared.yaml"
-PRINTED = {"bcubed_f", "pairwise_f", "violations", "seconds", "neighbour_seconds", "peak_mb"}
+PRINTED = {"bcubed_f", "pairwise_f", "violations", "seconds", "neighbor_seconds", "peak_mb"}
 
 
 def bench(*command):

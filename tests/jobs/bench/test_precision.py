@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from jobs.bench.precision import MEASURES, Float32Products, measure
+from jobs.bench.precision import MEASURES, Float32Products, deviations
 
 
 @torch.no_grad()
@@ -28,10 +28,10 @@ class Squares(nn.Module):
 
 @torch.no_grad()
 def test_rounding_and_overflow_are_told():
-    (row,) = measure("x", lambda net: net(torch.full((1, 136), 1 + 2**-9)), Squares(), MEASURES["landmarks"])
+    (row,) = deviations("x", lambda net: net(torch.full((1, 136), 1 + 2**-9)), Squares(), MEASURES["landmarks"])
     bfloat16, float16 = row.split("|")[-3:-1]
     assert float(bfloat16.split("/")[0]) > 0.4  # 1 + 2^-9 is 1 in bfloat16, so 112 x 2^-8 is lost
     assert float(float16.split("/")[0]) < 0.1
-    (row,) = measure("x", lambda net: net(torch.full((1, 136), 300.0)) - 9e4, Squares(), MEASURES["landmarks"])
+    (row,) = deviations("x", lambda net: net(torch.full((1, 136), 300.0)) - 9e4, Squares(), MEASURES["landmarks"])
     assert "inf" in row.split("|")[-2]  # 300 x 300 is beyond float16
     assert "(too far)" in row

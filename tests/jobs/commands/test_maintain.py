@@ -41,19 +41,19 @@ def test_versions_are_listed_compared_and_dropped(out):
     assert call("versions", "diff", out, "landmarks", "l1", "l2", "--limit", "mean_distance=0.5")[0] == 0
     code, text = call("versions", "diff", out, "landmarks", "l1", "l2", "--limit", "mean_distance=-1", "--json")
     assert (code, json.loads(text)["exceeded"]) == (3, ["mean_distance"])
-    in_force = parquet.read_current(open_output(out))["landmarks"]
-    assert call("versions", "drop", out, "landmarks", in_force)[0] == 2
-    assert call("versions", "drop", out, "landmarks", ({"l1", "l2"} - {in_force}).pop())[0] == 0
-    assert parquet.table_versions(open_output(out), "landmarks") == [in_force]
+    current = parquet.read_current(open_output(out))["landmarks"]
+    assert call("versions", "drop", out, "landmarks", current)[0] == 2
+    assert call("versions", "drop", out, "landmarks", ({"l1", "l2"} - {current}).pop())[0] == 0
+    assert parquet.table_versions(open_output(out), "landmarks") == [current]
 
 
 def test_forget_leaves_no_row_and_says_so(out):
     code, text = call("forget", out, "--source", "file:///videos/aa11.mp4")
     assert code == 0, text
-    assert "8 rows out of faces/f1" in text
+    assert "8 rows erased from faces/f1" in text
     code, text = call("forget", out, "--clip", "bb22")
     assert code == 0, text
-    assert "8 rows out of faces/f1" in text
+    assert "8 rows erased from faces/f1" in text
     assert call("forget", out)[0] == 2
 
 

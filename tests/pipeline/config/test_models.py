@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from pipeline.config.models import RENAMED, IdentitiesConfig, load_config
-from pipeline.config.render import describe
+from pipeline.config.render import to_yaml
 from pipeline.errors import ConfigError
 from pipeline.planning.versions import digest
 
@@ -45,7 +45,7 @@ def test_a_missing_file_is_a_config_error(tmp_path):
 def test_the_description_reads_back_as_the_same_configuration(tmp_path):
     config = load_config(None, ["decode.every=3", "actors.pools=[{slots: [face], size: 2}]"], {})
     file = tmp_path / "described.yaml"
-    file.write_text(describe(config))
+    file.write_text(to_yaml(config))
     assert load_config(file, [], {}) == config
     assert yaml.safe_load(file.read_text())["decode"]["every"] == 3
 

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline.arrays import join_faces
-from pipeline.export.fex import COLUMNS_OF_SLOT, FEX, Video, approx_time, face_rectangles, fex_rows
+from pipeline.export.fex import COLUMNS_OF_SLOT, FEX, FexVideo, approx_time, face_rectangles, fex_rows
 from pipeline.schema import slot_schema
 
-VIDEO = Video("clip.mp4", 360, 640, 25.0)
+VIDEO = FexVideo("clip.mp4", 360, 640, 25.0)
 
 
 def faces_in(*frames):

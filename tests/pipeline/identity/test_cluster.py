@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from jobs.bench.identities import MIN_QUALITY, canonical_order, compare, make_tracks, measure
+from jobs.bench.identities import MIN_QUALITY, canonical_order, compare_references, make_tracks, measure_clustering
 from pipeline.identity.cluster import Account, ClusterRule, cluster_rows
 from pipeline.identity.constraints import Constraints
-from pipeline.identity.knn import find_neighbours, partitioned_neighbours
+from pipeline.identity.knn import find_neighbors, partitioned_neighbors
 from pipeline.identity.linkage import LinkageRule
 from pipeline.identity.scores import score_clusters
 
@@ -37,14 +37,14 @@ def cluster(tracks, rows=None, frozen=None, **options):
 
 
 def test_hard_tracks_are_clustered_well_and_no_constraint_is_broken(tracks):
-    result = measure(tracks)
+    result = measure_clustering(tracks)
     assert result["bcubed_f"] >= 0.93  # so few people vary: 20,000 tracks reach 0.955, docs/benchmarks
     assert result["pairwise_f"] >= 0.93
     assert result["violations"] == 0
 
 
 def test_the_reference_at_its_default_is_far_worse(tracks):
-    default = compare({name: values[:800] for name, values in tracks.items()})[0]
+    default = compare_references({name: values[:800] for name, values in tracks.items()})[0]
     assert (default["method"], default["threshold"]) == ("gallery", 0.8)
     assert default["bcubed_f"] < score_clusters(cluster(tracks), tracks["y"]).bcubed_f - 0.2
 
@@ -57,8 +57,8 @@ def test_the_order_of_the_tracks_has_no_effect(tracks):
 def test_partitions_change_little_and_repeat_exactly(tracks):
     def search(grid_ND, fresh_N, k, least):
         if not fresh_N.all():
-            return find_neighbours(grid_ND, fresh_N, k, least)
-        return partitioned_neighbours(grid_ND, k, least, rows_per_pivot=50, probes=8)
+            return find_neighbors(grid_ND, fresh_N, k, least)
+        return partitioned_neighbors(grid_ND, k, least, rows_per_pivot=50, probes=8)
 
     approximate = cluster(tracks, search=search)
     assert score_clusters(approximate, tracks["y"]).bcubed_f >= 0.94
@@ -73,7 +73,7 @@ def test_new_tracks_are_added_at_a_fraction_of_the_cost(tracks):
 
     def search(grid_ND, fresh_N, k, least):
         looked_at.append(int(fresh_N.sum()) * len(grid_ND) - int(fresh_N.sum()) ** 2 // 2)
-        return find_neighbours(grid_ND, fresh_N, k, least)
+        return find_neighbors(grid_ND, fresh_N, k, least)
 
     grown = cluster(tracks, frozen=known, search=search)
     assert sum(looked_at) < 0.25 * num**2 / 2

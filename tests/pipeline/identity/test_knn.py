@@ -1,4 +1,4 @@
-"""Neighbours are the same, whatever the tiles, partitions and order in which pairs are looked at."""
+"""Neighbors are the same, whatever the tiles, partitions and order in which pairs are looked at."""
 
 import numpy as np
 import pytest
@@ -6,18 +6,22 @@ import pytest
 from pipeline.identity import knn
 from pipeline.identity.knn import (
     Nearest,
-    exact_neighbours,
-    find_neighbours,
-    join_neighbours,
+    candidate_pairs,
+    find_neighbors,
+    join_neighbors,
     measure_recall,
     merge_nearest,
-    pairs,
-    partitioned_neighbours,
+    partitioned_neighbors,
     partitions,
     search_among,
     to_grid,
 )
 from pipeline.identity.knn_tasks import block_pairs, partition_pairs, search_sides
+
+
+def exact_neighbors(grid_ND, k, least):
+    """The neighbors among all pairs."""
+    return find_neighbors(grid_ND, np.ones(len(grid_ND), bool), k, least)
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +46,21 @@ def same(a, b):
 
 
 def test_neighbours_are_exact_and_ties_go_to_the_smaller_row(grid_ND):
-    np.testing.assert_array_equal(exact_neighbours(grid_ND, 8, 0.2).row, brute_force(grid_ND, 8, 0.2))
+    np.testing.assert_array_equal(exact_neighbors(grid_ND, 8, 0.2).row, brute_force(grid_ND, 8, 0.2))
 
 
 def test_cosines_on_the_grid_are_exact(grid_ND):
     whole = (grid_ND.astype(np.float64) * knn.GRID).astype(np.int64)
-    found = exact_neighbours(grid_ND, 8, 0.2)
+    found = exact_neighbors(grid_ND, 8, 0.2)
     row, place = np.nonzero(found.row >= 0)
     products = (whole[row] * whole[found.row[row, place]]).sum(axis=1)
     assert (found.cosine[row, place].astype(np.float64) * knn.GRID**2 == products).all()
 
 
 def test_the_size_of_tiles_has_no_effect(grid_ND, monkeypatch):
-    whole = exact_neighbours(grid_ND, 8, 0.2)
+    whole = exact_neighbors(grid_ND, 8, 0.2)
     monkeypatch.setattr(knn, "TILE", 77)
-    assert same(exact_neighbours(grid_ND, 8, 0.2), whole)
+    assert same(exact_neighbors(grid_ND, 8, 0.2), whole)
 
 
 @pytest.mark.parametrize("rows", [50, 333])
@@ -68,20 +72,20 @@ def test_blocks_in_any_order_find_the_same(grid_ND, rows):
         for side, part in zip((left, right), search_sides(left, grid_ND[left], right, other, 8, 0.2), strict=True):
             if side is not None:
                 merge_nearest(found, side, part)
-    assert same(found, exact_neighbours(grid_ND, 8, 0.2))
+    assert same(found, exact_neighbors(grid_ND, 8, 0.2))
 
 
 def test_only_pairs_with_a_fresh_row_count(grid_ND):
     fresh_N = np.arange(len(grid_ND)) % 10 == 0
-    found = find_neighbours(grid_ND, fresh_N, len(grid_ND), 0.2)
-    everything, _ = pairs(exact_neighbours(grid_ND, len(grid_ND), 0.2))
+    found = find_neighbors(grid_ND, fresh_N, len(grid_ND), 0.2)
+    everything, _ = candidate_pairs(exact_neighbors(grid_ND, len(grid_ND), 0.2))
     expected = everything[fresh_N[everything].any(axis=1)]
-    np.testing.assert_array_equal(pairs(found)[0], expected)
+    np.testing.assert_array_equal(candidate_pairs(found)[0], expected)
 
 
 def test_partitions_find_most_neighbours_and_say_how_many(grid_ND):
-    found = partitioned_neighbours(grid_ND, 8, 0.2, rows_per_pivot=50, probes=2, rounds=0)
-    truth = exact_neighbours(grid_ND, 8, 0.2)
+    found = partitioned_neighbors(grid_ND, 8, 0.2, rows_per_pivot=50, probes=2, rounds=0)
+    truth = exact_neighbors(grid_ND, 8, 0.2)
     hits = sum(np.isin(t[t >= 0], f).sum() for t, f in zip(truth.row, found.row, strict=True))
     recall = hits / (truth.row >= 0).sum()
     assert 0.3 < recall < 1
@@ -90,12 +94,12 @@ def test_partitions_find_most_neighbours_and_say_how_many(grid_ND):
 
 
 def test_neighbours_of_neighbours_are_found_and_none_is_lost_or_made_up(grid_ND):
-    before = partitioned_neighbours(grid_ND, 8, 0.2, rows_per_pivot=50, probes=2, rounds=0)
-    after = join_neighbours(grid_ND, before, 0.2)
+    before = partitioned_neighbors(grid_ND, 8, 0.2, rows_per_pivot=50, probes=2, rounds=0)
+    after = join_neighbors(grid_ND, before, 0.2)
     missed = [1 - measure_recall(grid_ND, lists, 0.2) for lists in (before, after)]
     assert missed[1] < missed[0] / 2
     assert (after.cosine >= before.cosine).all()
-    everything = exact_neighbours(grid_ND, len(grid_ND), 0.2)
+    everything = exact_neighbors(grid_ND, len(grid_ND), 0.2)
     for row in range(len(grid_ND)):
         cosine_of = dict(zip(everything.row[row].tolist(), everything.cosine[row].tolist(), strict=True))
         for other, cosine in zip(after.row[row].tolist(), after.cosine[row].tolist(), strict=True):
@@ -118,14 +122,14 @@ def test_of_the_pairs_around_pivots_those_with_a_fresh_row_are_looked_at(grid_ND
         found = Nearest.none(num, num)
         for left, right in partition_pairs(grid_ND, fresh_N):
             search_among(grid_ND, left, left if right is None else right, 0.2, found)
-        looked_at[name] = pairs(found)[0]
+        looked_at[name] = candidate_pairs(found)[0]
     wanted = looked_at["all"][(looked_at["all"] % 10 == 0).any(axis=1)]
     np.testing.assert_array_equal(looked_at["some"], wanted)
 
 
 def test_no_rows_have_no_neighbours():
-    found = exact_neighbours(np.empty((0, 4), np.float16), 3, 0.2)
-    assert pairs(found)[0].shape == (0, 2)
+    found = exact_neighbors(np.empty((0, 4), np.float16), 3, 0.2)
+    assert candidate_pairs(found)[0].shape == (0, 2)
 
 
 def test_vectors_that_are_not_of_unit_length_are_refused():

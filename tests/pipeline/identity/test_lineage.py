@@ -1,6 +1,6 @@
 """Ids last: who keeps one, who gets a new one, and what is said about it."""
 
-from pipeline.identity.assign import carry_ids, found_id
+from pipeline.identity.assign import carry_ids, new_identity_id
 from pipeline.identity.lineage import resolve_id, write_lineage
 
 
@@ -25,11 +25,11 @@ def test_of_two_that_merge_the_larger_keeps_its_id():
 
 
 def test_the_larger_part_of_a_split_keeps_the_id_and_the_other_gets_a_new_one():
-    founder_id = found_id("t1", set())
+    founder_id = new_identity_id("t1", set())
     before = dict.fromkeys(["t1", "t2", "t3"], founder_id)
     ids = carry({0: ["t1"], 1: ["t2", "t3"]}, before)
     assert ids[1] == founder_id
-    assert ids[0] not in {founder_id, None}  # though its founder is the one that gave the id its name
+    assert ids[0] not in {founder_id, None}  # though its seed is the one that gave the id its name
     now = {"t1": ids[0], "t2": ids[1], "t3": ids[1]}
     assert events(now, before) == [("split", founder_id, ids[0], 1)]
 
@@ -48,4 +48,4 @@ def test_a_merged_id_is_followed_to_the_living_one():
 
 
 def test_retired_ids_are_not_used_again():
-    assert carry({0: ["t1"]}, {}, [found_id("t1", set())])[0] != found_id("t1", set())
+    assert carry({0: ["t1"]}, {}, [new_identity_id("t1", set())])[0] != new_identity_id("t1", set())

@@ -13,7 +13,7 @@ from pipeline import schema
 from pipeline.config.models import Config
 from pipeline.corpus.discover import Corpus
 from pipeline.errors import ConfigError
-from pipeline.identity.overrides import Decision, add_decision, read_overrides
+from pipeline.identity.overrides import Override, add_override, read_overrides
 from pipeline.maintenance import erase, quarantine
 from pipeline.planning.plan import make_plan
 from pipeline.planning.versions import tables_of
@@ -126,7 +126,7 @@ def output(tmp_path):
         parquet.write_parquet(output, f"{name}/version=t1/{name}.parquet", table)
     for person, name in enumerate(("Ada", "Bob")):
         tracks_of = tuple(f"{clip}-track{person}" for clip in CLIPS)
-        add_decision(output, Decision(kind="name", tracks=tracks_of, name=name))
+        add_override(output, Override(kind="name", tracks=tracks_of, name=name))
     parquet.promote(output, {**TABLES, **snapshot})
     record = {
         "run": "r",
@@ -167,9 +167,9 @@ def test_a_forgotten_clip_is_in_no_byte_of_the_output(how, output):
     assert all(word in before for word in gone), "the search finds what is there"
     neighbour = [row for row in faces_of(output) if row[0] == "bbbb2222"]
     if how == "clip":
-        erase.forget_clip(output, "aaaa1111")
+        erase.erase_clip(output, "aaaa1111")
     else:
-        erase.forget_source(output, uri("aaaa1111"))
+        erase.erase_source(output, uri("aaaa1111"))
     after = all_bytes(output)
     assert not [word for word in gone if word in after]
     assert sorted(faces_of(output)) == sorted(neighbour)
@@ -208,22 +208,22 @@ def unfinished(output, monkeypatch):
 def test_ranges_of_a_source_in_an_unfinished_shard_are_forgotten_with_the_corpus(unfinished):
     assert {row[0] for row in faces_of(unfinished)} > set(list(RANGES)[:2])
     with pytest.raises(ConfigError, match=r"chunks of 2 clips .* Give --corpus"):
-        erase.forget_source(unfinished, uri("long"))
-    erase.forget_source(unfinished, uri("long"), ranges())
+        erase.erase_source(unfinished, uri("long"))
+    erase.erase_source(unfinished, uri("long"), ranges())
     assert {row[0] for row in faces_of(unfinished)} == {"aaaa1111", "bbbb2222"}
     after = all_bytes(unfinished)
     assert not [word for word in [*RANGES, uri("long")] if word.encode() in after]
 
 
 def test_no_later_range_of_a_forgotten_source_is_annotated(output):
-    erase.forget_source(output, uri("long"))
+    erase.erase_source(output, uri("long"))
     plan = make_plan(Corpus(ranges(), []), output, VERSIONS, TABLES, NEEDS)
     assert plan.work.num_rows == 0
     assert plan.outcomes == {"forgotten": 3}
 
 
 def test_a_rerun_does_not_bring_a_forgotten_clip_back_and_the_totals_add_up(output):
-    erase.forget_clip(output, "aaaa1111")
+    erase.erase_clip(output, "aaaa1111")
     plan = replan(output)
     assert plan.work.num_rows == 0
     run_ledger = RunLedger(output, plan, VERSIONS, TABLES)
@@ -235,7 +235,7 @@ def test_a_rerun_does_not_bring_a_forgotten_clip_back_and_the_totals_add_up(outp
 def test_a_forgotten_person_goes_and_the_others_keep_their_numbers(output):
     gone = [embedding(clip, 0).tobytes() for clip in CLIPS]
     assert all(word in all_bytes(output) for word in gone)
-    audit = erase.forget_identity(output, "person0")
+    audit = erase.erase_identity(output, "person0")
     after = all_bytes(output)
     assert not [word for word in [*gone, b"person0", b"-track0"] if word in after]
     assert sorted(faces_of(output)) == [(clip, frame, 1) for clip in CLIPS for frame in range(4)]
@@ -254,7 +254,7 @@ def test_a_forgotten_person_goes_and_the_others_keep_their_numbers(output):
 
 
 def test_a_forgotten_person_is_not_written_when_the_faces_are_detected_again(output):
-    erase.forget_identity(output, "person0")
+    erase.erase_identity(output, "person0")
     again = pa.Table.from_pylist([flow_row("bbbb2222", 0)], schema=schema.FLOW)
     job = RunContext.of(output.root, Config(), {"face": "f2", "embeddings": "e2", "landmarks": "l2"})
     assert write.commit_chunks(again, job)["faces"].to_pylist() == [2]
@@ -265,7 +265,7 @@ def test_a_forgotten_person_is_not_written_when_the_faces_are_detected_again(out
 
 
 def test_stored_faces_keep_their_numbers_when_a_table_is_computed_from_them(output):
-    erase.forget_identity(output, "person0")
+    erase.erase_identity(output, "person0")
     row = flow_row("bbbb2222", 0)
     stored = {**row, "slots": ["landmarks"], "face_index": [0, 1], "face_number": [1, 1], "face": row["face"][15:45]}
     stored["landmarks"] = row["landmarks"][: 2 * 136]
@@ -276,7 +276,7 @@ def test_stored_faces_keep_their_numbers_when_a_table_is_computed_from_them(outp
 
 
 def test_the_audit_says_what_was_done_and_names_nobody(output):
-    erase.forget_clip(output, "aaaa1111")
+    erase.erase_clip(output, "aaaa1111")
     (path,) = (Path(output.root) / "audit").iterdir()
     audit = json.loads(path.read_text())
     assert audit["kind"] == "clip"
@@ -287,7 +287,7 @@ def test_the_audit_says_what_was_done_and_names_nobody(output):
 
 def test_an_unknown_person_is_refused(output):
     with pytest.raises(ConfigError, match="nobody"):
-        erase.forget_identity(output, "nobody")
+        erase.erase_identity(output, "nobody")
 
 
 def test_quarantined_clips_are_listed_and_tried_again(output):
@@ -312,7 +312,7 @@ def test_quarantined_clips_are_listed_and_tried_again(output):
 
 
 def test_a_forgotten_persons_name_pairs_and_lineage_go_and_those_of_others_stay(output):
-    erase.forget_identity(output, "person0")
+    erase.erase_identity(output, "person0")
     assert [decision.name for decision in read_overrides(output)] == ["Bob"]
     assert parquet.read_version(output, "ambiguous_pairs", "t1").num_rows == 0
     assert parquet.read_version(output, "lineage", "t1").num_rows == 0
@@ -320,7 +320,7 @@ def test_a_forgotten_persons_name_pairs_and_lineage_go_and_those_of_others_stay(
 
 
 def test_of_a_forgotten_clip_decisions_lose_its_tracks_alone(output):
-    erase.forget_clip(output, "aaaa1111")
+    erase.erase_clip(output, "aaaa1111")
     assert [(d.name, d.tracks) for d in read_overrides(output)] == [
         ("Ada", ("bbbb2222-track0",)),
         ("Bob", ("bbbb2222-track1",)),

@@ -30,7 +30,7 @@ def write(output, slot, version, rows):
     ledger = [{"clip_id": "a", "fingerprint": "x", "first": 0, "count": len(rows), "faces": len(rows), "last": False}]
     table = pa.Table.from_pylist(full, schema=schema.slot_schema(slot))
     chunks = pa.Table.from_pylist(ledger, schema=parquet.LEDGER)
-    parquet.write_chunks(output, schema.TABLE_OF_SLOT[slot], version, "s", table, chunks)
+    parquet.write_chunk_file(output, schema.TABLE_OF_SLOT[slot], version, "s", table, chunks)
 
 
 def values(metrics):
@@ -40,7 +40,7 @@ def values(metrics):
 def test_boxes_are_compared_by_overlap_and_count(output):
     write(output, "face", "v1", [(0.0, 0, 0, 10, 10), (0.0, 0, 0, 10, 10), (0.0, 0, 0, 10, 10)])
     write(output, "face", "v2", [(0.0, 0, 0, 10, 10), (0.0, 0, 0, 10, 8)])
-    found = values(version_diff.diff(output, "faces", "v1", "v2"))
+    found = values(version_diff.diff_versions(output, "faces", "v1", "v2"))
     assert (found["rows_old"], found["rows_new"], found["only_old"], found["only_new"]) == (3, 2, 1, 0)
     assert found["mean_iou"] == pytest.approx(0.9)
     assert found["min_iou"] == pytest.approx(0.8)
@@ -50,19 +50,19 @@ def test_boxes_are_compared_by_overlap_and_count(output):
 def test_landmarks_are_compared_in_pixels_and_embeddings_by_cosine(output):
     write(output, "landmarks", "v1", [(np.zeros(136),), (np.zeros(136),)])
     write(output, "landmarks", "v2", [(np.tile([3.0, 4.0], 68),), (np.zeros(136),)])
-    found = values(version_diff.diff(output, "landmarks", "v1", "v2"))
+    found = values(version_diff.diff_versions(output, "landmarks", "v1", "v2"))
     assert (found["mean_distance"], found["max_distance"]) == pytest.approx((2.5, 5.0))
     one, two = np.eye(512, dtype=np.float32)[:2]
     write(output, "embeddings", "v1", [(one,), (one,)])
     write(output, "embeddings", "v2", [(one,), (two,)])
-    found = values(version_diff.diff(output, "embeddings", "v1", "v2"))
+    found = values(version_diff.diff_versions(output, "embeddings", "v1", "v2"))
     assert (found["mean_cosine"], found["min_cosine"]) == pytest.approx((0.5, 0.0))
 
 
 def test_emotions_are_compared_one_by_one_and_by_the_strongest(output):
     write(output, "emotions", "v1", [(0.6, 0.4, 0, 0, 0, 0, 0), (1.0, 0, 0, 0, 0, 0, 0)])
     write(output, "emotions", "v2", [(0.4, 0.6, 0, 0, 0, 0, 0), (1.0, 0, 0, 0, 0, 0, 0)])
-    found = values(version_diff.diff(output, "emotions", "v1", "v2"))
+    found = values(version_diff.diff_versions(output, "emotions", "v1", "v2"))
     assert found["mean_anger"] == pytest.approx(0.1)
     assert found["max_anger"] == pytest.approx(0.2)
     assert found["max_fear"] == 0
@@ -86,7 +86,7 @@ def test_identities_merge_and_split(output):
         ]
         write_shard(output, "tracks", version, "s", pa.Table.from_pylist(rows, schema=schema.TRACKS))
     write_bytes(output, "identities/version=t1/.keep", b"")
-    found = values(version_diff.diff(output, "tracks", "t1", "t2"))
+    found = values(version_diff.diff_versions(output, "tracks", "t1", "t2"))
     assert (found["merges"], found["splits"], found["lost_identity"]) == (1, 1, 0)
 
 
@@ -94,10 +94,10 @@ def test_limits_are_least_or_most_and_what_cannot_be_measured_breaks_them(output
     write(output, "face", "v1", [(0.0, 0, 0, 10, 10)])
     write(output, "face", "v2", [(0.0, 0, 0, 10, 8)])
     write(output, "face", "v3", [(0.0, 50, 50, 60, 60)])
-    metrics = version_diff.diff(output, "faces", "v1", "v2")
+    metrics = version_diff.diff_versions(output, "faces", "v1", "v2")
     assert not version_diff.exceeded(metrics, {"mean_iou": 0.7, "only_new": 0})
     assert [metric.name for metric in version_diff.exceeded(metrics, {"mean_iou": 0.9})] == ["mean_iou"]
-    apart = version_diff.diff(output, "faces", "v1", "v3")
+    apart = version_diff.diff_versions(output, "faces", "v1", "v3")
     assert [metric.name for metric in version_diff.exceeded(apart, {"mean_iou": 0.1, "only_old": 0})] == [
         "mean_iou",
         "only_old",
@@ -105,7 +105,7 @@ def test_limits_are_least_or_most_and_what_cannot_be_measured_breaks_them(output
     with pytest.raises(ConfigError, match="mean_iou"):
         version_diff.exceeded(metrics, {"iou": 0.5})
     with pytest.raises(ConfigError, match="v1, v2, v3"):
-        version_diff.diff(output, "faces", "v1", "v4")
+        version_diff.diff_versions(output, "faces", "v1", "v4")
 
 
 def test_the_revisions_of_the_latest_run_are_kept(output):

@@ -67,7 +67,7 @@ def write_footers(output, corpus, kept=lambda i: CHUNKS, chunks_per_file=CHUNKS 
             ledger = pa.Table.from_pylist(entries[at : at + chunks_per_file], schema=parquet.LEDGER)
             for slot in SLOTS:
                 table, empty = schema.TABLE_OF_SLOT[slot], schema.slot_schema(slot).empty_table()
-                parquet.write_chunks(output, table, versions[slot], shard, empty, ledger)
+                parquet.write_chunk_file(output, table, versions[slot], shard, empty, ledger)
 
 
 def measure(output, corpus):

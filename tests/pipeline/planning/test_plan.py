@@ -36,7 +36,7 @@ def commit(output, slot, clip, first, count, last=False, fingerprint="a"):
     entry = {"clip_id": clip, "fingerprint": fingerprint, "first": first, "count": count, "faces": 0, "last": last}
     ledger = pa.Table.from_pylist([{**entry, "video": VIDEO if last else None}], schema=parquet.LEDGER)
     rows = schema.slot_schema(slot).empty_table()
-    return parquet.write_chunks(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], "s", rows, ledger)
+    return parquet.write_chunk_file(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], "s", rows, ledger)
 
 
 def work(plan):

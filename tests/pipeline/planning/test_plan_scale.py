@@ -44,7 +44,7 @@ def random_output(output, seed):
                     entry["video"] = {"frames": LENGTH, "sampled": LENGTH} if last else None
                     ledger = pa.Table.from_pylist([entry], schema=parquet.LEDGER)
                     empty = schema.slot_schema(slot).empty_table()
-                    parquet.write_chunks(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], shard, empty, ledger)
+                    parquet.write_chunk_file(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], shard, empty, ledger)
                     if kind != "stale":
                         held.setdefault((clip, slot), set()).update(range(first, first + count))
                         if last:

@@ -57,7 +57,7 @@ def store_chunk(output, slot, first, count, last=False, video=None):
     )
     entry = {**CLIP, "first": first, "count": count, "faces": len(faces), "last": last, "video": video}
     ledger = pa.Table.from_pylist([entry], schema=parquet.LEDGER)
-    parquet.write_chunks(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], "s", rows, ledger)
+    parquet.write_chunk_file(output, schema.TABLE_OF_SLOT[slot], VERSIONS[slot], "s", rows, ledger)
 
 
 def accounts_of(output, corpus, seed):

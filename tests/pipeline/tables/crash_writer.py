@@ -57,7 +57,7 @@ def run(out, prints):
     rows = [{"clip_id": c, "uri": f"file:///videos/{c}.mp4", "shard": "s", "fingerprint": f} for c, f in prints.items()]
     corpus = Corpus(pa.Table.from_pylist(rows, schema=schema.CLIP), [])
     output = open_output(str(out))
-    erase.finish_forgetting(output)
+    erase.finish_erasure(output)
     plan = make_plan(corpus, output, VERSIONS, tables_of(VERSIONS, "c1"), NEEDS)
     drop_stale(output, plan, VERSIONS)
     run_ledger = RunLedger(output, plan, VERSIONS, tables_of(VERSIONS, "c1"))
@@ -189,8 +189,8 @@ SCENES = {
     "annotate": (lambda out: None, lambda out: (run(out, OLD), run(out, NEW)), lambda out: run(out, NEW)),
     "forget": (
         lambda out: run(out, OLD),
-        lambda out: erase.forget_clip(open_output(str(out)), "bb22"),
-        lambda out: (erase.forget_clip(open_output(str(out)), "bb22"), run(out, OLD)),
+        lambda out: erase.erase_clip(open_output(str(out)), "bb22"),
+        lambda out: (erase.erase_clip(open_output(str(out)), "bb22"), run(out, OLD)),
     ),
     "end": (
         lambda out: None,

@@ -36,7 +36,7 @@ def face(clip, frame=0):
 
 def write(output, *clips, shard="s", version="v1"):
     rows = pa.Table.from_pylist([face(clip) for clip in clips], schema=schema.slot_schema("face"))
-    return parquet.write_chunks(output, "faces", version, shard, rows, pa.concat_tables([chunk(c) for c in clips]))
+    return parquet.write_chunk_file(output, "faces", version, shard, rows, pa.concat_tables([chunk(c) for c in clips]))
 
 
 def test_written_chunks_are_read_back_with_their_shard_and_units(out):
@@ -57,7 +57,7 @@ def test_written_chunks_are_read_back_with_their_shard_and_units(out):
 def test_the_name_follows_from_the_chunks_in_any_order(out):
     output = open_output(out)
     assert write(output, "a", "b") == write(output, "b", "a")
-    assert len(parquet.list_files(output, "faces")) == 1
+    assert len(parquet.list_parquet(output, "faces")) == 1
 
 
 def test_vectors_take_no_more_space_than_their_numbers(tmp_path):
@@ -67,7 +67,7 @@ def test_vectors_take_no_more_space_than_their_numbers(tmp_path):
         [{"clip_id": "a", "frame": i, "face": 0, "embedding": row.tolist()} for i, row in enumerate(values)],
         schema=schema.slot_schema("embeddings"),
     )
-    path = parquet.write_chunks(output, "embeddings", "v1", "s", rows, chunk("a", count=200, faces=200))
+    path = parquet.write_chunk_file(output, "embeddings", "v1", "s", rows, chunk("a", count=200, faces=200))
     assert (tmp_path / path).stat().st_size < values.nbytes
     group = pq.read_metadata(tmp_path / path).row_group(0)
     dictionaries = {group.column(i).path_in_schema: group.column(i).has_dictionary_page for i in range(4)}
@@ -106,7 +106,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 from pipeline.tables import parquet
 fs = fsspec.filesystem("file")
 output = parquet.Output(DirFileSystem("/", fs) if sys.argv[2] == "remote" else fs, sys.argv[1])
-parquet.read_file(output, parquet.list_files(output, "faces")[0])
+parquet.read_file(output, parquet.list_parquet(output, "faces")[0])
 parquet.read_version(output, "faces", "v1", ["face"])
 """
 
@@ -194,4 +194,4 @@ def test_plain_readers_see_partitions_and_no_unfinished_file(tmp_path):
     table = ds.dataset(tmp_path / "faces", partitioning="hive").to_table()
     assert table["shard"].to_pylist() == ["s"]
     assert "shard" not in pq.read_schema(tmp_path / path).names
-    assert parquet.list_files(output, "faces") == [path]
+    assert parquet.list_parquet(output, "faces") == [path]

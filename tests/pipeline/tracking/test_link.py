@@ -21,7 +21,7 @@ PEOPLE = np.linalg.qr(np.random.default_rng(1).standard_normal((512, 6)))[0].T
 
 
 def looks(person, seed=0, spread=0.02):
-    """An embedding of the person as a model might give it: not normalised, never twice the same."""
+    """An embedding of the person as a model might give it: not normalized, never twice the same."""
     noise = np.random.default_rng(seed).standard_normal(512) * spread
     return (17 * (PEOPLE["ABCDEF".index(person)] + noise)).astype(np.float32)
 
@@ -211,14 +211,14 @@ def test_no_faces_give_no_tracks():
 
 def test_an_outlier_has_no_part_in_the_embedding():
     unit = PEOPLE[[0] * 9 + [1]].astype(np.float32)
-    centre, cosine = pool_embeddings(unit, np.ones(10, np.float32))
-    assert np.dot(centre, PEOPLE[0]) == pytest.approx(1, abs=1e-5)
+    center, cosine = pool_embeddings(unit, np.ones(10, np.float32))
+    assert np.dot(center, PEOPLE[0]) == pytest.approx(1, abs=1e-5)
     assert cosine[-1] == pytest.approx(0, abs=1e-5)
 
 
 def test_a_better_face_has_a_greater_part_in_the_embedding():
-    centre, _ = pool_embeddings(PEOPLE[:2].astype(np.float32), np.array([0.9, 0.1], np.float32))
-    assert np.dot(centre, PEOPLE[0]) > 0.95
+    center, _ = pool_embeddings(PEOPLE[:2].astype(np.float32), np.array([0.9, 0.1], np.float32))
+    assert np.dot(center, PEOPLE[0]) > 0.95
 
 
 def test_vectors_that_cancel_out_have_no_mean():

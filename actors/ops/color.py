@@ -1,10 +1,10 @@
-"""From planar YUV 4:2:0, as frames travel, to RGB, as models take it.
+"""Color conversion from planar YUV 4:2:0, as frames travel, to RGB, the input of models.
 
-The arithmetic is that of swscale's fast yuv420p -> rgb24 path, which the usual decoders take by default (PyAV's
+The arithmetic is that of swscale's fast yuv420p -> rgb24 path, the default of the usual decoders (PyAV's
 `to_ndarray(format="rgb24")`, torchcodec): 13-bit coefficients, every product rounded down on its own, and each chroma
 sample used for its 2x2 pixels. Measured on one frame of each of 20 videos (MPEG-1, H.264, HEVC; BT.601 and BT.709)
 against PyAV 18 with libswscale 9.5 on x86: no value differs. In floating point and rounded, nearest chroma is 1.1
-levels off on average and at most 3 (swscale rounds down), bilinear chroma 1.3 and up to 77, at coloured edges. At an
+levels off on average and at most 3 (swscale rounds down), bilinear chroma 1.3 and up to 77, at colored edges. At an
 odd height swscale leaves the fast path and interpolates chroma; here chroma stays nearest, whatever the size.
 
 Shapes: B frames, H rows, W columns; h = ceil(H / 2), w = ceil(W / 2).
@@ -22,11 +22,11 @@ _GPU_BLOCK_PIXELS = 1 << 26
 
 
 def unpack_planes(planes: Tensor, count: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Views of the planes of frames that lie end to end.
+    """Views of the planes of frames that are stored end to end.
 
     Args:
         planes: uint8, 1-D: per frame Y (height x width), then U, then V (each ceil(height/2) x ceil(width/2)).
-        count: frames in it.
+        count: number of frames.
         height: px of a frame.
         width: px of a frame.
 
@@ -63,7 +63,7 @@ def yuv420_to_rgb(y_BHW: Tensor, u_Bhw: Tensor, v_Bhw: Tensor, matrix: str, full
         frames_BCHW uint8 RGB on the same device.
 
     Raises:
-        ValueError: no such matrix.
+        ValueError: unknown matrix.
     """
     offset, luma, red_v, green_u, green_v, blue_u = _coefficients(matrix, full_range)
     count, height, width = y_BHW.shape
@@ -94,7 +94,7 @@ def _scaled(plane: Tensor, zero: int, coefficient: int) -> Tensor:
 def _coefficients(matrix: str, full_range: bool) -> tuple[int, int, int, int, int, int]:
     """Luma's zero, and fixed-point factors: Y, V in red, U in green, V in green, U in blue (ITU-R BT.601, sec. 2.5)."""
     if matrix not in LUMA_WEIGHTS:
-        raise ValueError(f"no YUV matrix {matrix!r}; there are {', '.join(LUMA_WEIGHTS)}")
+        raise ValueError(f"no YUV matrix {matrix!r}; known: {', '.join(LUMA_WEIGHTS)}")
     red, blue = LUMA_WEIGHTS[matrix]
     green = 1 - red - blue
     luma_scale, chroma_scale = (1.0, 1.0) if full_range else (255 / 219, 255 / 224)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.data import astronaut
 
-from actors.ops.colour import unpack_planes, yuv420_to_rgb
+from actors.ops.color import unpack_planes, yuv420_to_rgb
 
 MATRICES = ("bt601", "bt709", "bt2020")
 sides = st.integers(1, 17)
@@ -48,10 +48,10 @@ def test_a_pixel_depends_on_its_own_samples_alone(count, height, width, matrix, 
 
 @pytest.mark.parametrize("matrix", MATRICES)
 @pytest.mark.parametrize(("full_range", "black", "white"), [(False, 16, 235), (True, 0, 255)])
-def test_grey_stays_grey_and_covers_the_range(matrix, full_range, black, white):
+def test_gray_stays_gray_and_covers_the_range(matrix, full_range, black, white):
     y = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
-    grey = torch.full((1, 8, 8), 128, dtype=torch.uint8)
-    frames = yuv420_to_rgb(y, grey, grey, matrix, full_range).reshape(3, 256)
+    gray = torch.full((1, 8, 8), 128, dtype=torch.uint8)
+    frames = yuv420_to_rgb(y, gray, gray, matrix, full_range).reshape(3, 256)
     assert torch.equal(frames[0], frames[1])
     assert torch.equal(frames[0], frames[2])
     assert frames[0, black] == 0
@@ -60,7 +60,7 @@ def test_grey_stays_grey_and_covers_the_range(matrix, full_range, black, white):
 
 
 @pytest.mark.parametrize("matrix", MATRICES)
-def test_colours_are_those_of_the_standard(matrix):
+def test_colors_are_those_of_the_standard(matrix):
     """Against the defining equations in floating point; swscale's rounding down leaves up to three levels."""
     red, blue = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}[matrix]
     rgb = np.random.default_rng(5).uniform(0, 1, (500, 3))
