@@ -16,8 +16,8 @@ from actors.runtime.settings import AnnotatorSettings
 from actors.weights.bundles import resolve_bundle
 from pipeline import schema
 from pipeline.config.models import DecodeConfig
+from pipeline.decode.chunking import chunks_to_table
 from pipeline.decode.decoder import decode_clip
-from pipeline.decode.rows import chunks_to_table
 from pipeline.errors import ClipError
 from pipeline.stages.write import slot_rows
 from pipeline.storage import fs

@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs import annotate as job
-from pipeline import flow
 from pipeline.config.models import Config
+from pipeline.converge import plan_run
 from pipeline.corpus.discover import read_corpus
 from pipeline.planning.plan import Plan
 from pipeline.runs.model import Report
@@ -77,7 +77,7 @@ def plan(
     chosen = _settings(config, settings, every)
     models = job.resolve(str(bundle), chosen, str(out), follow_models)
     sources = read_corpus(str(corpus), chosen)
-    return flow.plan_run(sources, str(out), job.wanted_of(models), chosen)
+    return plan_run(sources, str(out), job.wanted_of(models), chosen)
 
 
 def _settings(config: str | Path | None, assignments: Iterable[str], every: int | None) -> Config:

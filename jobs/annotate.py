@@ -19,11 +19,11 @@ from jobs.options import (
 )
 from jobs.progress import RunProgress
 from jobs.signals import EXIT_STOPPED, on_sigterm
-from pipeline import flow
 from pipeline.config.models import Config, load_config
+from pipeline.converge import Controls, Engine, converge
 from pipeline.corpus.discover import Corpus, read_corpus
 from pipeline.errors import UNEXPECTED
-from pipeline.planning.versions import clips_version
+from pipeline.planning.versions import SlotVersions, clips_version
 from pipeline.runs.history import recorded_revisions
 from pipeline.runs.model import Annotation, Report
 from pipeline.storage.output import open_output
@@ -38,11 +38,11 @@ def settings(config: Path | None, assignments: list[str] | None, every: int | No
 
 
 def wanted_of(bundle: Bundle) -> Annotation:
-    """A bundle as the flow must know it."""
+    """A bundle as the flow sees it."""
     embeddings = bundle.slot("embeddings")
     return Annotation(
         name=bundle.name,
-        versions=bundle.versions,
+        versions=SlotVersions(bundle.versions),
         needs={model.slot: model.needs for model in bundle.models},
         same_person_cosine=embeddings.same_person_cosine if embeddings else None,
         switch_cosine=embeddings.switch_cosine if embeddings else None,
@@ -63,9 +63,9 @@ def wanted_of(bundle: Bundle) -> Annotation:
 
 
 def resolve(bundle: str, config: Config, out: str | None = None, follow_models: bool = False) -> Bundle:
-    """Find the files of a bundle under a configuration.
+    """Locate the files of a bundle under a configuration.
 
-    Models without a pinned revision keep to that which the latest run of `out` used, unless they are followed.
+    Models without a pinned revision stay at the revision that the latest run of `out` used, unless `follow_models`.
     """
     keep = out is not None and not follow_models
     return resolve_bundle(
@@ -81,32 +81,24 @@ def resolve(bundle: str, config: Config, out: str | None = None, follow_models: 
 def run(
     corpus: str, out: str, bundle: str, config: Config, follow_models: bool = False, console: Console = console
 ) -> Report:
-    """Annotate a corpus and print progress and totals to a console; returns how the run ended."""
+    """Annotate a corpus and print progress and report to a console; returns the report."""
     models = resolve(bundle, config, out, follow_models)
     sources = read_corpus(corpus, config)
-    say_what_is_wanted(sources, models, console)
+    say_inputs(sources, models, console)
 
     def start_ray() -> None:
         ray_cluster.start_ray(config)
         listen()
 
     with on_sigterm(config.faults.stop_grace_s) as (stop, listen), RunProgress(console) as progress:
-        report = flow.annotate(
-            sources,
-            out,
-            wanted_of(models),
-            make_stages=lambda: ray_cluster.make_stages(models, config),
-            start_ray=start_ray,
-            config=config,
-            progress=progress,
-            stop=stop,
-            warn=lambda words: console.print(words, markup=False),
-        )
+        engine = Engine(start_ray, lambda: ray_cluster.make_stages(models, config))
+        controls = Controls(progress, lambda message: console.print(message, markup=False), stop)
+        report = converge(sources, out, wanted_of(models), config, engine, controls)
     say_report(report, out, console)
     return report
 
 
-def say_what_is_wanted(corpus: Corpus, bundle: Bundle, console: Console) -> None:
+def say_inputs(corpus: Corpus, bundle: Bundle, console: Console) -> None:
     """Print the corpus, the files that are ignored, the models, and the slots that are left out."""
     console.print(f"{corpus.clips.num_rows} clips, {len(corpus.ignored)} other files ignored")
     for name in corpus.ignored[:5]:
@@ -122,7 +114,7 @@ def say_what_is_wanted(corpus: Corpus, bundle: Bundle, console: Console) -> None
 
 
 def say_report(report: Report, out: str, console: Console) -> None:
-    """Print the totals of a run and what was quarantined."""
+    """Print the totals of a run, its quarantined clips, and its outcome."""
     counts = ", ".join(f"{n} {status}" for status, n in report.clips.items())
     console.print(
         f"{report.wanted} clips: {counts}; this run wrote {report.frames} frames and {report.faces} faces; "
@@ -135,16 +127,16 @@ def say_report(report: Report, out: str, console: Console) -> None:
         console.print(f"  ... and {len(report.quarantined) - 20} more in the table quarantine")
     if report.stopped:
         console.print(
-            f"STOPPED by a signal: {report.wanted - sum(report.clips.values())} clips are left; what was finished is "
-            f"kept in {out}; run the same command again, it does the rest",
+            f"INTERRUPTED, stopped by a signal: {report.wanted - sum(report.clips.values())} clips are left; finished "
+            f"results are kept in {out}; run the same command again to continue",
             markup=False,
         )
         return
     if report.pending:
         console.print(
-            f"NOT IN FORCE YET: {report.pending} clips of {out} outside this corpus lack the new versions; "
-            "until they have them readers see the old ones, and tracks and identities are not made anew. Annotate "
-            "them too, forget them, or run again with --set store.promote_early=true",
+            f"NOT PROMOTED: {report.pending} clips outside this corpus lack the new versions, so readers keep the old "
+            "ones and identities were not recomputed. Annotate those clips too, erase them, or run again with "
+            "--set store.promote_early=true",
             markup=False,
         )
     if report.complete:
@@ -153,15 +145,14 @@ def say_report(report: Report, out: str, console: Console) -> None:
     if report.retryable:
         ours = sum(row["error_class"] == UNEXPECTED for row in report.retryable)
         console.print(
-            f"NOT IN ORDER: {ours} clips failed by a mistake of Faceatlas, not of their own (please report the "
-            f"messages above), {len(report.retryable) - ours} could not be had from the storage; "
-            "the next run tries these clips again",
+            f"INCOMPLETE: {ours} clips failed by a bug of Faceatlas (please report the messages above), "
+            f"{len(report.retryable) - ours} could not be read from the storage; the next run retries these clips",
             markup=False,
         )
         return
     console.print(
-        f"NOT IN ORDER: {len(report.missing)} clips have no outcome: {', '.join(report.missing[:5])} ...; "
-        "run the same command again, it does what is missing",
+        f"INCOMPLETE: {len(report.missing)} clips have no outcome: {', '.join(report.missing[:5])} ...; "
+        "run the same command again to continue",
         markup=False,
     )
 
@@ -175,7 +166,9 @@ def annotate(
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
-    """Annotate a corpus: every face, tracks, and who is who; what is there already is not done again.
+    """Detect faces, link tracks and cluster identities; existing results are skipped.
+
+    Exit codes: 0 complete; 1 incomplete and 143 interrupted (run again); 2 invalid arguments or input.
 
     Examples:
       faceatlas annotate videos/ out/

@@ -17,8 +17,8 @@ from jobs.ray_cluster import annotator_settings, cpus_of_own
 from jobs.trial import try_flow
 from pipeline import schema
 from pipeline.config.models import Config
+from pipeline.decode.chunking import chunks_to_table
 from pipeline.decode.decoder import decode_clip
-from pipeline.decode.rows import chunks_to_table
 from pipeline.errors import OutputError
 from pipeline.isolation.subprocess import SubprocessDiedError, SubprocessRaisedError
 from pipeline.planning.forecast import Cluster, Measured, after_trial

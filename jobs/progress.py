@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, a plain line every ten seconds in a job's log."""
+"""Progress of a run: a bar on a terminal, a plain line every ten seconds in a job's log."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _LINE_EVERY_S = 10.0
 
 
 class RunProgress:
-    """Shows how far a run is, by clip and by frame, how fast, and when it will be done at this rate."""
+    """Shows finished clips and frames, rates, and the time left at these rates."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self.console, self._clock = console, clock
@@ -40,30 +40,32 @@ class RunProgress:
     ) -> None:
         self.bar.stop()
 
-    def __call__(self, tally: RunLedger) -> None:
-        """Show the state of a run's accounts."""
+    def __call__(self, ledger: RunLedger) -> None:
+        """Show the state of a run."""
         now = self._clock()
-        wanted = tally.plan.clips.num_rows
-        words = describe(tally.frames, tally.faces, len(tally.ended), wanted - tally.clips_ended, now - self.started)
-        self.bar.update(self.task, completed=tally.clips_ended, total=wanted, words=words)
+        wanted = ledger.plan.clips.num_rows
+        words = describe_progress(
+            ledger.frames, ledger.faces, len(ledger.ended), wanted - ledger.clips_ended, now - self.started
+        )
+        self.bar.update(self.task, completed=ledger.clips_ended, total=wanted, words=words)
         if not self.console.is_terminal and now - self.said >= _LINE_EVERY_S:
             self.said = now
-            self.console.print(f"{tally.clips_ended}/{wanted} {words}")
+            self.console.print(f"{ledger.clips_ended}/{wanted} {words}")
 
 
-def describe(frames: int, faces: int, clips: int, clips_left: int, seconds: float) -> str:
-    """Rates of a run and what is left of it.
+def describe_progress(frames: int, faces: int, clips: int, clips_left: int, seconds: float) -> str:
+    """Rates of a run and the work left.
 
     Args:
         frames: that the run has committed.
         faces: in them.
         clips: that ended in this run.
         clips_left: that have not ended.
-        seconds: since it began.
+        seconds: since it started.
 
     Returns:
-        For example "clips, 0.50 clips/s; 960 frames, about 1920 left, 48.0 frames/s; 900 faces; 0:00:40 left". What is
-        left is said once a clip has ended, as if the other clips were like those that have.
+        For example "clips, 0.50 clips/s; 960 frames, about 1920 left, 48.0 frames/s; 900 faces; 0:00:40 left". The work
+        left is given once a clip has ended, and assumes that the other clips are like those.
     """
     seconds = max(seconds, 1e-9)
     if not clips or not clips_left:

@@ -10,15 +10,18 @@ import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from actors.runtime.settings import AnnotatorSettings
 from actors.weights.bundles import Bundle
 from pipeline.config.models import Config
 from pipeline.errors import ConfigError
-from pipeline.flow import fit_pools
+from pipeline.planning.pools import fit_pools
 from pipeline.preload import preload
 from pipeline.runs.model import Stage
+
+if TYPE_CHECKING:
+    from actors.annotator import Annotator
 
 _STORE_MB_PER_CPU = 300  # a few chunks of each decoder and actor; more only keeps more frames waiting
 
@@ -112,7 +115,7 @@ def make_stages(bundle: Bundle, config: Config) -> list[Stage]:
         settings = annotator_settings(config, threads=pool.threads, keep_frames=i + 1 < len(pools))
         models = [model for model in bundle.models if model.slot in slots]
         arguments = {"models": models, "settings": settings}
-        stages.append(Stage("actors.annotator:Annotator", arguments, pool, slots))
+        stages.append(Stage(make_annotator, arguments, pool, slots))
     return stages
 
 
@@ -129,6 +132,13 @@ def annotator_settings(config: Config, **others: Any) -> AnnotatorSettings:
         storage_options=config.storage.options,
     )
     return replace(settings, **others)
+
+
+def make_annotator(**arguments: Any) -> "Annotator":
+    """An actor, made in the worker: only there is torch loaded."""
+    from actors.annotator import Annotator
+
+    return Annotator(**arguments)
 
 
 def assign_slots(wanted: Sequence[Sequence[str] | None], bundle: Bundle) -> list[tuple[str, ...]]:

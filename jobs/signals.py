@@ -1,4 +1,4 @@
-"""SIGTERM, as a job stop or a pre-empted node sends it, ends a run in order."""
+"""Graceful shutdown on SIGTERM, as a job stop or a pre-empted node sends it."""
 
 import signal
 import threading
@@ -13,10 +13,10 @@ EXIT_STOPPED = 128 + signal.SIGTERM
 
 @contextmanager
 def on_sigterm(grace_s: float) -> Iterator[tuple[ShutdownRequest, Callable[[], None]]]:
-    """While the body runs, SIGTERM is a wish to stop.
+    """While the body runs, SIGTERM requests a shutdown.
 
     Yields:
-        The wish, and a function that listens for it again: connecting to Ray puts a handler of Ray's own in place.
+        The request, and a function that installs the handler again: connecting to Ray replaces it.
     """
     stop = ShutdownRequest(grace_s)
     if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
@@ -30,7 +30,7 @@ def on_sigterm(grace_s: float) -> Iterator[tuple[ShutdownRequest, Callable[[], N
     listen()
     try:
         yield stop, listen
-    except KeyboardInterrupt:  # what Ray makes of the exception of any signal handler
+    except KeyboardInterrupt:  # Ray turns the exception of any signal handler into this
         if stop.requested:
             raise StoppedError("told to stop") from None
         raise

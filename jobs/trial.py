@@ -19,15 +19,16 @@ from jobs import ray_cluster
 from jobs.annotate import wanted_of
 from pipeline import schema
 from pipeline.config.models import Config
+from pipeline.converge import plan_run
 from pipeline.corpus.discover import Corpus
-from pipeline.flow import build_annotated, plan_run
+from pipeline.flow import build_flow
 from pipeline.isolation.registry import start_registry
-from pipeline.isolation.subprocess import Limits, WorkerSubprocess
+from pipeline.isolation.subprocess import SubprocessLimits, WorkerSubprocess
 from pipeline.planning.forecast import Amount, Step
-from pipeline.runs.context import Job
+from pipeline.runs.context import RunContext
 
 _COLUMNS = ["frames", "width", "height", "ready", "face_index"]
-_LIMITS = Limits(item_s=600.0, memory_mb=1 << 40)
+_LIMITS = SubprocessLimits(item_s=600.0, memory_mb=1 << 40)
 
 
 def try_flow(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config, budget_s: float) -> list[Step]:
@@ -43,8 +44,8 @@ def try_flow(clips: Sequence[Mapping[str, Any]], bundle: Bundle, config: Config,
         For each chunk, in the order of their ends: seconds since the begin, and what was done until then.
 
     Raises:
-        ChildDiedError: the process came to an end of its own.
-        ChildRaisedError: the flow failed.
+        SubprocessDiedError: the process came to an end of its own.
+        SubprocessRaisedError: the flow failed.
     """
     here = config.model_copy(update={"ray": config.ray.model_copy(update={"address": None})})
     with tempfile.TemporaryDirectory() as folder, WorkerSubprocess(_flow, _LIMITS, "trying the flow") as child:
@@ -69,8 +70,8 @@ def _run(request: tuple[list[dict[str, Any]], Bundle, Config, str, float]) -> It
     import ray
 
     try:
-        job, marks = Job(out, config, wanted.versions), start_registry(out, config.storage.options)
-        flow = build_annotated(plan.work, job, marks, ray_cluster.make_stages(bundle, config))
+        context, registry = RunContext.of(out, config, wanted.versions), start_registry(out, config.storage.options)
+        flow = build_flow(plan.work, context, registry, ray_cluster.make_stages(bundle, config), write=False)
         for table in cast("Iterable[pa.Table]", flow.iter_batches(batch_size=None, batch_format="pyarrow")):
             for chunk in table.select(_COLUMNS).to_pylist():
                 if not (frames := chunk["frames"]):

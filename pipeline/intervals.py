@@ -1,4 +1,4 @@
-"""What is stored of one clip, as intervals of its sampled frames.
+"""The stored part of one clip, as intervals of its sampled frames.
 
 A chunk is an interval (first sampled frame, count), not a number, so the chunk size may differ between runs.
 """
@@ -14,7 +14,7 @@ Interval = tuple[int, int]  # first sampled frame, count
 
 @dataclass
 class ClipState:
-    """What is there of one clip. A run keeps it up to date as chunks are committed.
+    """The stored part of one clip. A run updates it as chunks are committed.
 
     Attributes:
         held: slot -> intervals of sampled frames whose results are stored.
@@ -23,7 +23,6 @@ class ClipState:
         video: facts that came with the last chunk (schema.VIDEO).
         faces: faces in the stored chunks.
         error: stage, error_class, message; the clip is quarantined.
-        stale: it was annotated, but its bytes have changed since.
     """
 
     held: dict[str, list[Interval]] = field(default_factory=dict)
@@ -32,7 +31,6 @@ class ClipState:
     video: dict | None = None
     faces: int = 0
     error: dict | None = None
-    stale: bool = False
 
     def missing(self, slots: Sequence[str]) -> dict[tuple[str, ...], list[Interval]]:
         """Sets of slots -> the intervals in which exactly these are missing; the last may reach to END."""
@@ -49,7 +47,7 @@ class ClipState:
         return result
 
     def add(self, slot: str, entry: Mapping) -> None:
-        """Take in a committed chunk of one slot: a row of parquet.LEDGER with its `path`, or of write.ACCOUNT.
+        """Take in a committed chunk of one slot: a row of parquet.LEDGER with its `path`, or of stages.write.ACCOUNT.
 
         Only a row that saw the end of the video, or an error that kept it from being seen, ends the clip.
         """
@@ -72,7 +70,7 @@ class ClipState:
 
 
 def _covered(intervals: Sequence[Interval], edges: Sequence[int]) -> list[bool]:
-    """For each pair of neighbouring edges, whether an interval covers it; edges include those of the intervals."""
+    """For each pair of neighboring edges, whether an interval covers it; edges include those of the intervals."""
     place = {edge: i for i, edge in enumerate(edges)}
     covered = [False] * max(0, len(edges) - 1)
     for first, count in intervals:

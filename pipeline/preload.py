@@ -1,13 +1,13 @@
-"""Loading modules before they are needed, while others are waited for: most of a short run is loading."""
+"""Preloading of modules while the driver waits for something else: most of a short run is loading."""
 
 import importlib
 import threading
 
 
 def preload(*modules: str) -> None:
-    """Import modules in a thread; who imports one meanwhile waits for it, and gets its exception."""
-    # no daemon: an interpreter that ends in the middle of an import may abort
-    threading.Thread(target=_load, args=(modules,), name="load_ahead").start()
+    """Import modules in a thread; a concurrent import of one waits for it, and gets its exception."""
+    # no daemon: an interpreter that ends during an import may abort
+    threading.Thread(target=_load, args=(modules,), name="preload").start()
 
 
 def preload_in_worker(*modules: str) -> None:

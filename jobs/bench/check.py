@@ -14,7 +14,7 @@ from pipeline.config.models import Config
 from pipeline.errors import FaceatlasError
 from pipeline.isolation.registry import AttemptRegistry, RegistryClient
 from pipeline.planning.plan import Plan
-from pipeline.runs.context import Job
+from pipeline.runs.context import RunContext
 from pipeline.stages.decode import decode_clips
 
 #: largest deviation from the plain way: pixels, pixels, radians, probabilities, 1 - cosine (issue "every model")
@@ -29,18 +29,18 @@ class BenchError(FaceatlasError):
 
 def plan_of(video: str, bundle: Bundle, config: Config, out: str) -> Plan:
     """The plan of annotating a video from scratch."""
+    from pipeline.converge import plan_run
     from pipeline.corpus.discover import read_corpus
-    from pipeline.flow import plan_run
 
     return plan_run(read_corpus(video, config), out, job.wanted_of(bundle), config)
 
 
-def decoded(work: pa.Table, flow_job: Job, frames: int | None = None) -> Iterator[pa.Table]:
+def decoded(work: pa.Table, context: RunContext, frames: int | None = None) -> Iterator[pa.Table]:
     """Chunks of the work rows (schema.FLOW), those that hold frames; over again until `frames` have come."""
     seen = 0
     while True:
         before = seen
-        for chunk in decode_clips(work, flow_job, RegistryClient(AttemptRegistry(flow_job.out, snapshot_s=0))):
+        for chunk in decode_clips(work, context, RegistryClient(AttemptRegistry(context.out, snapshot_s=0))):
             count = len(chunk["frames"][0])
             if count:
                 seen += count

@@ -28,10 +28,12 @@ from jobs.bench.result import (
 )
 from jobs.measure import count_faces, make_actor
 from jobs.options import BundleOption, exit_on_error
-from pipeline import flow
 from pipeline.config.models import Config, load_config
+from pipeline.converge import Controls, Engine, converge
 from pipeline.corpus.discover import Corpus, read_corpus
-from pipeline.runs.context import Job
+from pipeline.isolation.shutdown import ShutdownRequest
+from pipeline.planning.versions import SlotVersions
+from pipeline.runs.context import RunContext
 from pipeline.runs.model import Report
 from pipeline.stages import write as stage
 
@@ -111,16 +113,16 @@ def measure_engine(video: str, bundle: Bundle, config: Config, rounds: int) -> S
 
 def _loop(video: str, bundle: Bundle, config: Config, out: str, actor: Annotator) -> tuple[int, int]:
     """Bring an empty output to what is wanted but for tracks; returns frames and faces."""
-    work, flow_job = plan_of(video, bundle, config, out).work, Job(out, config, bundle.versions)
+    work, context = plan_of(video, bundle, config, out).work, RunContext.of(out, config, SlotVersions(bundle.versions))
     answers: list[pa.Table] = []
     frames = faces = 0
 
     def write() -> None:
         if answers:
-            stage.write_chunks(pa.concat_tables(answers), flow_job)
+            stage.commit_chunks(pa.concat_tables(answers), context)
             answers.clear()
 
-    for chunk in decoded(work, flow_job):
+    for chunk in decoded(work, context):
         answers.append(actor(chunk))
         frames, faces = frames + len(chunk["frames"][0]), faces + count_faces(answers[-1:])
         if len(answers) == config.store.chunks_per_file:
@@ -141,15 +143,9 @@ def _pipeline(corpus: Corpus, bundle: Bundle, config: Config) -> Report:
     from jobs import ray_cluster
 
     with tempfile.TemporaryDirectory() as out:
-        report = flow.annotate(
-            corpus,
-            out,
-            job.wanted_of(bundle),
-            make_stages=lambda: ray_cluster.make_stages(bundle, config),
-            start_ray=lambda: None,
-            config=config,
-            progress=lambda tally: None,  # noqa: ARG005
-        )
+        engine = Engine(lambda: None, lambda: ray_cluster.make_stages(bundle, config))
+        controls = Controls(lambda _: None, lambda _: None, ShutdownRequest(config.faults.stop_grace_s))
+        report = converge(corpus, out, job.wanted_of(bundle), config, engine, controls)
     if not report.complete:
         raise BenchError("the run did not end in order")
     return report
@@ -157,8 +153,11 @@ def _pipeline(corpus: Corpus, bundle: Bundle, config: Config) -> Report:
 
 def _check(video: str, bundle: Bundle, config: Config, actor: Annotator) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as out:
-        work, flow_job = plan_of(video, bundle, config, out).work, Job(out, config, bundle.versions)
-        return check(actor, bundle, config, next(decoded(work, flow_job)))
+        work, context = (
+            plan_of(video, bundle, config, out).work,
+            RunContext.of(out, config, SlotVersions(bundle.versions)),
+        )
+        return check(actor, bundle, config, next(decoded(work, context)))
 
 
 loop = whole_video_command_of(

@@ -11,10 +11,10 @@ import numpy as np
 
 from pipeline.errors import ConfigError
 from pipeline.export.pyfeat_identities import Method, cluster_identities
+from pipeline.identity.assign import carry_ids
 from pipeline.identity.cluster import CANDIDATE_MARGIN, Account, ClusterRule, Search, cluster_rows
 from pipeline.identity.constraints import Constraints
 from pipeline.identity.knn import Nearest, find_neighbors, measure_recall, partitioned_neighbors, to_grid
-from pipeline.identity.lineage import carry_ids
 from pipeline.identity.scores import score_clusters
 
 #: Below this quality a track seeds no identity (IdentitiesConfig.min_quality).

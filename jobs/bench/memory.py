@@ -21,7 +21,7 @@ from jobs.options import BundleOption, ConfigOption, SetOption, exit_on_error
 from pipeline.errors import ConfigError
 
 #: words in a process's title or command line -> its role; the first that fits, of all titles it had
-_ROLES = {"IsolatedAnnotator": "actor", "decode_packed": "tasks", "write_chunks": "tasks", "raylet/raylet": "raylet"}
+_ROLES = {"IsolatedAnnotator": "actor", "decode_packed": "tasks", "commit_chunks": "tasks", "raylet/raylet": "raylet"}
 _REST = "rest of Ray"
 _MB = 1e6
 

@@ -19,7 +19,8 @@ from jobs.bench.result import JsonOption, RoundsOption, Speed, StandinsOption, V
 from jobs.measure import count_faces, make_actor
 from jobs.options import ConfigOption, SetOption, exit_on_error
 from pipeline.config.models import Config
-from pipeline.runs.context import Job
+from pipeline.planning.versions import SlotVersions
+from pipeline.runs.context import RunContext
 
 _CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 #: runs the reference's script with its clock changed for processor time
@@ -76,13 +77,16 @@ def measure_peer(
     decoding: list[float] = []
     theirs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as out:
-        work, flow_job = plan_of(video, bundle, config, out).work, Job(out, config, bundle.versions)
-        held = list(decoded(work, flow_job))
+        work, context = (
+            plan_of(video, bundle, config, out).work,
+            RunContext.of(out, config, SlotVersions(bundle.versions)),
+        )
+        held = list(decoded(work, context))
         frames = sum(len(chunk["frames"][0]) for chunk in held)
         deviations = check(actor, bundle, config, held[0])
         for turn in range(rounds + 1):
             started = now()
-            held = list(decoded(work, flow_job))
+            held = list(decoded(work, context))
             decoding.append(now() - started)
             answers = [actor(chunk) for chunk in held]
             alone.append(now() - started - decoding[-1])

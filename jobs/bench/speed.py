@@ -21,17 +21,21 @@ from jobs.bench.check import BenchError, check, decoded, plan_of
 from jobs.bench.result import Speed, command_of, measured
 from jobs.measure import Clock, count_faces, make_actor
 from pipeline.config.models import Config
-from pipeline.runs.context import Job
+from pipeline.planning.versions import SlotVersions
+from pipeline.runs.context import RunContext
 
 
 def measure_decode(video: str, bundle: Bundle, config: Config, frames: int, rounds: int) -> Speed:
     """Decoding alone, one task."""
     with tempfile.TemporaryDirectory() as out:
-        work, flow_job = plan_of(video, bundle, config, out).work, Job(out, config, bundle.versions)
+        work, context = (
+            plan_of(video, bundle, config, out).work,
+            RunContext.of(out, config, SlotVersions(bundle.versions)),
+        )
         seconds = []
         for _ in range(rounds):
             started = time.perf_counter()
-            count = sum(len(chunk["frames"][0]) for chunk in decoded(work, flow_job, frames))
+            count = sum(len(chunk["frames"][0]) for chunk in decoded(work, context, frames))
             seconds.append(time.perf_counter() - started)
     return measured("decode", count, 0, seconds)
 
@@ -92,8 +96,11 @@ def measure_models(video: str, bundle: Bundle, config: Config, frames: int, roun
 
 def _held_chunks(video: str, bundle: Bundle, config: Config, frames: int) -> tuple[list[pa.Table], Annotator]:
     with tempfile.TemporaryDirectory() as out:
-        work, flow_job = plan_of(video, bundle, config, out).work, Job(out, config, bundle.versions)
-        held = list(decoded(work, flow_job, frames))
+        work, context = (
+            plan_of(video, bundle, config, out).work,
+            RunContext.of(out, config, SlotVersions(bundle.versions)),
+        )
+        held = list(decoded(work, context, frames))
     if not held:
         raise BenchError(f"{video} holds no frame to measure on")
     return held, make_actor(bundle, config)

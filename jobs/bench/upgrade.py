@@ -21,7 +21,8 @@ from jobs.options import BundleOption, ConfigOption, SetOption, exit_on_error
 from pipeline import schema
 from pipeline.config.models import Config
 from pipeline.isolation.registry import AttemptRegistry, RegistryClient
-from pipeline.runs.context import Job
+from pipeline.planning.versions import SlotVersions
+from pipeline.runs.context import RunContext
 from pipeline.stages import write
 from pipeline.stages.decode import decode_clips
 from pipeline.storage.output import Output, open_output
@@ -85,9 +86,9 @@ def measure_upgrade(video: str, bundle: Bundle, config: Config, slot: str) -> di
 
 def _converge(video: str, bundle: Bundle, config: Config, out: str, actor: Annotator) -> Cost:
     """Do what the plan asks for, one chunk after the other."""
-    work, flow_job = plan_of(video, bundle, config, out).work, Job(out, config, bundle.versions)
+    work, context = plan_of(video, bundle, config, out).work, RunContext.of(out, config, SlotVersions(bundle.versions))
     frames, seconds, answers = 0, {"decode": 0.0, "actor": 0.0, "write": 0.0}, []
-    flow = decode_clips(work, flow_job, RegistryClient(AttemptRegistry(out, snapshot_s=0)))
+    flow = decode_clips(work, context, RegistryClient(AttemptRegistry(out, snapshot_s=0)))
     processor, started = time.process_time(), time.perf_counter()
     for chunk in flow:
         decoded = time.perf_counter()
@@ -100,7 +101,7 @@ def _converge(video: str, bundle: Bundle, config: Config, out: str, actor: Annot
         raise BenchError(f"{video} gives no frame to measure on")
     seconds["decode"] += time.perf_counter() - started
     started = time.perf_counter()
-    write.write_chunks(pa.concat_tables(answers), flow_job)
+    write.commit_chunks(pa.concat_tables(answers), context)
     seconds["write"] = time.perf_counter() - started
     figures = [*seconds.values(), time.process_time() - processor]
     return Cost(frames, *(round(figure, 2) for figure in figures))

@@ -23,8 +23,9 @@ from jobs.options import (
     SetOption,
     exit_on_error,
 )
-from pipeline import flow, schema
+from pipeline import schema
 from pipeline.config.models import Config
+from pipeline.converge import plan_run
 from pipeline.corpus.discover import read_corpus
 from pipeline.decode.probe import probe_work
 from pipeline.planning.forecast import Cluster, forecast
@@ -72,7 +73,7 @@ def plan(
         models = resolve(bundle, chosen, out, follow_models)
         sources = read_corpus(corpus, chosen)
         wanted = wanted_of(models)
-        difference = flow.plan_run(sources, out, wanted, chosen)
+        difference = plan_run(sources, out, wanted, chosen)
         made = make_forecast(difference, out, models, chosen, seconds if measured else None)
         if save and made is not None:
             save_forecast(open_output(out, chosen.storage.options), made, wanted.versions)

@@ -53,7 +53,7 @@ def version_rows(output: Output) -> list[dict[str, Any]]:
     for name in TABLES:
         slot = next((slot for slot, table in TABLE_OF_SLOT.items() if table == name), name)
         for version in parquet.table_versions(output, name):
-            made = [run for run in runs if run.get("versions", {}).get(slot) == version]
+            made = [run for run in runs if run["tables"].get(name) == version]
             model = made[-1].get("models", {}).get(slot, {}).get("model") if made else None
             column = ["identity_id"] if name == "identities" else ["track_id" if name == "tracks" else "clip_id"]
             rows.append(

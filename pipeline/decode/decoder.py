@@ -23,9 +23,8 @@ from typing import Any
 import av
 
 from pipeline.config.models import DecodeConfig
-from pipeline.decode.chunking import Chunk, DecodeWindow, empty_row, unseen_rows
+from pipeline.decode.chunking import Chunk, DecodeWindow, empty_row, error_row, unseen_rows
 from pipeline.decode.open import Video, check_size, open_video, reason_of
-from pipeline.decode.rows import error_row
 from pipeline.decode.yuv420 import DEGREES, Upright
 from pipeline.errors import UNEXPECTED, ClipError
 from pipeline.intervals import complement

@@ -140,7 +140,7 @@ class _Reader:
         """How the frames of the current tables were sampled, from the record of a run that made them."""
         if self._decode is None:
             current = self.tables.current["clips"]
-            made = (run for run in read_runs(self.output) if run.get("versions", {}).get("clips") == current)
+            made = (run for run in read_runs(self.output) if run["tables"].get("clips") == current)
             if record := next(made, None):
                 known = record["config"]["decode"]
                 self._decode = DecodeConfig(every=known["every"], fps=known["fps"])

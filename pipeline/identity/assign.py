@@ -3,13 +3,15 @@
     tracks          sorted by track_id: the order in which they come has no effect
         |  what is known: co-occurring tracks are two people, a user's overrides  find_constraints
         |  clusters of tracks                                                     cluster.cluster_rows
-        |  ids that last: each cluster takes over the id whose tracks it has      lineage.carry_ids
+        |  ids that last: each cluster takes over the id whose tracks it has      carry_ids
         |  one row per identity, one per pair that is nearly one person           summary.py
     identities, ambiguous_pairs
 
 Letters: N tracks, C cannot-links, K identities, D width of the embedding.
 """
 
+import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,7 +22,6 @@ from pipeline.config.models import IdentitiesConfig
 from pipeline.identity.cluster import Account, ClusterRule, Search, cluster_rows
 from pipeline.identity.constraints import Constraints
 from pipeline.identity.knn import find_neighbors
-from pipeline.identity.lineage import carry_ids
 from pipeline.identity.linkage import LinkageRule
 from pipeline.identity.overrides import Override, links_of, names_of
 from pipeline.identity.summary import describe_identities, list_ambiguous
@@ -193,3 +194,50 @@ def co_occurring_pairs(tracks: pa.Table) -> np.ndarray:
         found.append(np.sort(pair_C2, axis=1))
         step += 1
     return np.concatenate(found).astype(np.int64)
+
+
+# -- stable ids -------------------------------------------------------------------------------------------------------
+
+
+def new_identity_id(seed: str, taken: set[str]) -> str:
+    """The id of a new identity: 16 hex digits from its seed's track id, and not one that is or was in use."""
+    for attempt in range(1 << 16):
+        name = f"identity/{seed}" if attempt == 0 else f"identity/{seed}/{attempt}"
+        identity_id = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+        if identity_id not in taken:
+            return identity_id
+    raise ValueError(f"no free identity id for the seed {seed}; {len(taken)} are in use")
+
+
+def carry_ids(
+    members: Mapping[int, Sequence[str]],
+    seeds: Mapping[int, str],
+    previous: Mapping[str, str],
+    retired: set[str],
+) -> dict[int, str]:
+    """Give every cluster an id.
+
+    Args:
+        members: cluster -> track ids.
+        seeds: cluster -> track id of its seed, which names it if it is new.
+        previous: track id -> identity_id of the previous snapshot.
+        retired: ids of older snapshots, which are not used again.
+
+    Returns:
+        cluster -> identity_id, all different.
+    """
+    shared = Counter(
+        (previous[track], cluster) for cluster, tracks in members.items() for track in tracks if track in previous
+    )
+    id_of: dict[int, str] = {}
+    given: set[str] = set()
+    # the largest overlap first; ties by old id and seed, never by the order in which clusters come
+    for (old, cluster), _ in sorted(shared.items(), key=lambda item: (-item[1], item[0][0], seeds[item[0][1]])):
+        if old not in given and cluster not in id_of:
+            id_of[cluster] = old
+            given.add(old)
+    taken = given | retired | set(previous.values())
+    for cluster in sorted(set(members) - set(id_of), key=lambda cluster: seeds[cluster]):
+        id_of[cluster] = new_identity_id(seeds[cluster], taken)
+        taken.add(id_of[cluster])
+    return id_of

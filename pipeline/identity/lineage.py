@@ -1,62 +1,18 @@
 """Stable identity ids: clusters take over the ids of the previous snapshot by the tracks that they share.
 
-The id goes with the greatest number of shared tracks, one id to one cluster. `lineage` has a row for each other change
-of an old identity: one whose tracks went to a cluster with another id was merged into it, one whose tracks went several
-ways was split, one whose tracks are in no cluster is retired. The same holds when the embedding model has changed,
-since track ids do not depend on it: ids are carried over, and the lineage tells how many tracks moved.
+The id goes with the greatest number of shared tracks, one id to one cluster (assign.carry_ids). `lineage` has a row for
+each other change of an old identity: one whose tracks went to a cluster with another id was merged into it, one whose
+tracks went several ways was split, one whose tracks are in no cluster is retired. The same holds when the embedding
+model has changed, since track ids do not depend on it: ids are carried over, and the lineage tells how many tracks
+moved.
 """
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pyarrow as pa
 
 from pipeline.schema import LINEAGE
-
-
-def new_identity_id(seed: str, taken: set[str]) -> str:
-    """The id of a new identity: 16 hex digits from its seed's track id, and not one that is or was in use."""
-    for attempt in range(1 << 16):
-        name = f"identity/{seed}" if attempt == 0 else f"identity/{seed}/{attempt}"
-        identity_id = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
-        if identity_id not in taken:
-            return identity_id
-    raise ValueError(f"no free identity id for the seed {seed}; {len(taken)} are in use")
-
-
-def carry_ids(
-    members: Mapping[int, Sequence[str]],
-    seeds: Mapping[int, str],
-    previous: Mapping[str, str],
-    retired: set[str],
-) -> dict[int, str]:
-    """Give every cluster an id.
-
-    Args:
-        members: cluster -> track ids.
-        seeds: cluster -> track id of its seed, which names it if it is new.
-        previous: track id -> identity_id of the previous snapshot.
-        retired: ids of older snapshots, which are not used again.
-
-    Returns:
-        cluster -> identity_id, all different.
-    """
-    shared = Counter(
-        (previous[track], cluster) for cluster, tracks in members.items() for track in tracks if track in previous
-    )
-    id_of: dict[int, str] = {}
-    given: set[str] = set()
-    # the largest overlap first; ties by old id and seed, never by the order in which clusters come
-    for (old, cluster), _ in sorted(shared.items(), key=lambda item: (-item[1], item[0][0], seeds[item[0][1]])):
-        if old not in given and cluster not in id_of:
-            id_of[cluster] = old
-            given.add(old)
-    taken = given | retired | set(previous.values())
-    for cluster in sorted(set(members) - set(id_of), key=lambda cluster: seeds[cluster]):
-        id_of[cluster] = new_identity_id(seeds[cluster], taken)
-        taken.add(id_of[cluster])
-    return id_of
 
 
 def write_lineage(now: Mapping[str, str | None], previous: Mapping[str, str], snapshot: str, cause: str) -> pa.Table:

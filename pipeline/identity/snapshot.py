@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
-from pipeline.config.models import Config, IdentitiesConfig
+from pipeline.config.models import IdentitiesConfig
 from pipeline.identity.assign import PreviousSnapshot, cluster_tracks
 from pipeline.identity.lineage import write_lineage
 from pipeline.identity.overrides import digest_overrides, read_overrides
 from pipeline.identity.version import AGGREGATE_ALGORITHM
-from pipeline.planning.versions import digest
-from pipeline.runs.context import Job
+from pipeline.planning.versions import digest_values
+from pipeline.runs.context import RunContext
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
 from pipeline.tables.shard_file import read_shard, write_shard
@@ -40,42 +40,36 @@ _SLIM = [name for name in schema.TRACKS.names if name not in ("frames", "members
 
 
 def aggregate(
-    out: str,
-    versions: Mapping[str, str],
-    config: Config,
-    same_person_cosine: float | None,
-    start_ray: Callable[[], None],
+    context: RunContext, version: str, same_person_cosine: float | None, start_ray: Callable[[], None]
 ) -> tuple[int, int]:
     """Make tracks and identities of all done clips, unless this very snapshot is there already.
 
     Args:
-        out: output folder.
-        versions: of the slots, of `clips` and of TABLES.
-        config: settings.
+        context: the run.
+        version: of the snapshot, see `aggregate_version`.
         same_person_cosine: of the embedding model; None: tracks by overlap, no identities.
         start_ray: called before the first task.
 
     Returns:
         Number of tracks and of identities.
     """
-    job = Job(out, config, versions)
-    output = job.open()
-    if not output.exists(_path("identities", versions["identities"])):
+    output = context.open()
+    if not output.exists(_path("identities", version)):
         start_ray()
-        _make_snapshot(job, output, same_person_cosine)
+        _make_snapshot(context, version, output, same_person_cosine)
     return (
-        parquet.read_version(output, "tracks", versions["tracks"], ["track_id"]).num_rows,
-        parquet.read_version(output, "identities", versions["identities"], ["identity_id"]).num_rows,
+        parquet.read_version(output, "tracks", version, ["track_id"]).num_rows,
+        parquet.read_version(output, "identities", version, ["identity_id"]).num_rows,
     )
 
 
-def _make_snapshot(job: Job, output: Output, same_person_cosine: float | None) -> None:
-    linked = _link_shards(job, output)
+def _make_snapshot(context: RunContext, version: str, output: Output, same_person_cosine: float | None) -> None:
+    linked = _link_shards(context, output)
     if same_person_cosine is None:
         identified = _no_identities(linked.tracks)
     else:
-        identified = _identify(job, output, linked.tracks, same_person_cosine)
-    _write_snapshot(job, output, linked, identified)
+        identified = _identify(context, version, output, linked.tracks, same_person_cosine)
+    _write_snapshot(context, version, output, linked, identified)
 
 
 # -- tracks -----------------------------------------------------------------------------------------------------------
@@ -97,9 +91,9 @@ class _Linked:
     by_tasks: bool
 
 
-def _link_shards(job: Job, output: Output) -> _Linked:
+def _link_shards(context: RunContext, output: Output) -> _Linked:
     """Link the done clips of each shard, or take the tracks of the current snapshot."""
-    clips = parquet.read_version(output, "clips", job.versions["clips"], ["clip_id", "shard", "status", *_CLIP])
+    clips = parquet.read_version(output, "clips", context.tables["clips"], ["clip_id", "shard", "status", *_CLIP])
     done = clips.filter(pc.equal(clips["status"], "done"))
     clips_of = {shard: _of_shard(done, shard) for shard in sorted(done["shard"].unique().to_pylist())}
     current = parquet.read_current(output).get("tracks", "none")
@@ -109,7 +103,7 @@ def _link_shards(job: Job, output: Output) -> _Linked:
         import ray  # not before it is needed: a run without work does not wait for Ray to load
 
         link = ray.remote(num_cpus=1, num_returns=2)(_link_in_two).remote
-    parts = {shard: link(job, shard, clips, current) for shard, clips in clips_of.items()}
+    parts = {shard: link(context, shard, clips, current) for shard, clips in clips_of.items()}
     slim = [part for part, _ in parts.values()]
     tracks = pa.concat_tables([schema.TRACKS.empty_table().select(_SLIM), *(ray.get(slim) if by_tasks else slim)])
     return _Linked({shard: whole for shard, (_, whole) in parts.items()}, tracks, by_tasks)
@@ -119,42 +113,46 @@ def _of_shard(done: pa.Table, shard: str) -> pa.Table:
     return done.filter(pc.equal(done["shard"], shard)).select(["clip_id", *_CLIP]).sort_by("clip_id")
 
 
-def _link_in_two(job: Job, shard: str, clips: pa.Table, current: str) -> tuple[pa.Table, tuple[pa.Table, str]]:
+def _link_in_two(
+    context: RunContext, shard: str, clips: pa.Table, current: str
+) -> tuple[pa.Table, tuple[pa.Table, str]]:
     """Tracks of a shard without the lists of faces, and with them and what they were made of; a Ray task.
 
     The tracks of the current snapshot (its version) are taken again if they were made of the same faces.
     """
-    origin = _origin(job, shard, clips)
-    whole, written = read_shard(job.open(), "tracks", current, shard)
+    origin = _origin(context, shard, clips)
+    whole, written = read_shard(context.open(), "tracks", current, shard)
     if written.get(_ORIGIN) == origin:
         whole = _with_identities(whole, pa.nulls(whole.num_rows, pa.string()))
     else:
-        whole = link_one_shard(job, shard, clips["clip_id"].combine_chunks())
+        whole = link_one_shard(context, shard, clips["clip_id"].combine_chunks())
     return whole.select(_SLIM), (whole, origin)
 
 
-def _origin(job: Job, shard: str, clips: pa.Table) -> str:
+def _origin(context: RunContext, shard: str, clips: pa.Table) -> str:
     """Digest of what the tracks of a shard follow from: its clips, the files of their faces, and the settings."""
-    output, slots = job.open(), [slot for slot in ("face", "embeddings", "pose") if slot in job.versions]
-    folders = [parquet.partition(schema.TABLE_OF_SLOT[slot], job.versions[slot], shard) for slot in slots]
+    output, slots = context.open(), [slot for slot in ("face", "embeddings", "pose") if slot in context.slots]
+    folders = [parquet.partition(schema.TABLE_OF_SLOT[slot], context.slots[slot], shard) for slot in slots]
     # a file whose faces are detected again, or in part erased, keeps its name but hardly its size
     files = [
         (path, output.fs.size(output.path(path))) for name in folders for path in parquet.list_parquet(output, name)
     ]
-    return digest("tracks", AGGREGATE_ALGORITHM, job.config.tracks.model_dump(mode="json"), files, clips.to_pylist())
+    return digest_values(
+        "tracks", AGGREGATE_ALGORITHM, context.config.tracks.model_dump(mode="json"), files, clips.to_pylist()
+    )
 
 
-def link_one_shard(job: Job, shard: str, clip_ids: pa.Array) -> pa.Table:
+def link_one_shard(context: RunContext, shard: str, clip_ids: pa.Array) -> pa.Table:
     """Tracks of the done clips of one shard, schema.TRACKS."""
-    output = job.open()
-    faces = parquet.read_version(output, "faces", job.versions["face"], shard=shard)
+    output = context.open()
+    faces = parquet.read_version(output, "faces", context.slots["face"], shard=shard)
     faces = faces.filter(pc.is_in(faces["clip_id"], clip_ids))
     others = {}
     for slot in ("embeddings", "pose"):
-        if slot in job.versions:
-            rows = parquet.read_version(output, schema.TABLE_OF_SLOT[slot], job.versions[slot], shard=shard)
+        if slot in context.slots:
+            rows = parquet.read_version(output, schema.TABLE_OF_SLOT[slot], context.slots[slot], shard=shard)
             others[slot] = rows.filter(pc.is_in(rows["clip_id"], clip_ids))
-    return link_shard(faces, others.get("embeddings"), shard, job.config.tracks, poses=others.get("pose"))
+    return link_shard(faces, others.get("embeddings"), shard, context.config.tracks, poses=others.get("pose"))
 
 
 def _with_identities(tracks: pa.Table, identity_of_track: pa.Array) -> pa.Table:
@@ -185,15 +183,17 @@ def _no_identities(tracks: pa.Table) -> _Identified:
     return _Identified(tracks["identity_id"].combine_chunks(), tables, {})
 
 
-def _identify(job: Job, output: Output, tracks: pa.Table, same_person_cosine: float) -> _Identified:
+def _identify(
+    context: RunContext, version: str, output: Output, tracks: pa.Table, same_person_cosine: float
+) -> _Identified:
     """Cluster the tracks, carry over the ids of the current snapshot, and write down how its identities changed."""
     from pipeline.identity.knn_tasks import search_by_tasks  # with Ray
 
-    config, overrides = job.config.identities, read_overrides(output)
+    config, overrides = context.config.identities, read_overrides(output)
     previous = _read_previous(output)
     history: dict[str, str | int] = {
-        "model": job.versions.get("embeddings", "none"),
-        "rule": digest(same_person_cosine, config.of_versions()),
+        "model": context.slots.get("embeddings", "none"),
+        "rule": digest_values(same_person_cosine, config.of_versions()),
         "decisions": digest_overrides(overrides),
     }
     frozen = _may_freeze(previous.history, history, tracks.num_rows, config)
@@ -208,7 +208,7 @@ def _identify(job: Job, output: Output, tracks: pa.Table, same_person_cosine: fl
     )
     now = dict(zip(tracks["track_id"].to_pylist(), found.identity_of_track.to_pylist(), strict=True))
     cause = _cause_of_change(previous.history, history)
-    changes = write_lineage(now, previous.identity_of_track, job.versions["lineage"], cause)
+    changes = write_lineage(now, previous.identity_of_track, version, cause)
     tables = {
         "identities": found.identities,
         "ambiguous_pairs": found.ambiguous_pairs,
@@ -266,7 +266,9 @@ def _may_freeze(old: Mapping, new: Mapping, num_tracks: int, config: IdentitiesC
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _write_snapshot(job: Job, output: Output, linked: _Linked, identified: _Identified) -> None:
+def _write_snapshot(
+    context: RunContext, version: str, output: Output, linked: _Linked, identified: _Identified
+) -> None:
     """Write the tracks shard by shard; then the other tables, `identities` last: it marks the snapshot complete."""
     write: Any = _write_shard
     if linked.by_tasks:
@@ -275,7 +277,7 @@ def _write_snapshot(job: Job, output: Output, linked: _Linked, identified: _Iden
         write = ray.remote(num_cpus=1)(_write_shard).remote
     shard_of_track = linked.tracks["shard"].combine_chunks()
     written = [
-        write(job, shard, whole, identified.identity_of_track.filter(pc.equal(shard_of_track, shard)))
+        write(context, version, shard, whole, identified.identity_of_track.filter(pc.equal(shard_of_track, shard)))
         for shard, whole in linked.whole.items()
     ]
     if linked.by_tasks:
@@ -283,20 +285,20 @@ def _write_snapshot(job: Job, output: Output, linked: _Linked, identified: _Iden
     metadata = {_HISTORY_KEY: json.dumps(identified.history).encode()}
     for name in ("lineage", "ambiguous_pairs", "identities"):
         table = identified.tables[name]
-        parquet.write_parquet(
-            output, _path(name, job.versions[name]), table, metadata if name == "identities" else None
-        )
+        parquet.write_parquet(output, _path(name, version), table, metadata if name == "identities" else None)
 
 
 def _path(name: str, version: str) -> str:
     return f"{parquet.partition(name, version)}/{name}.parquet"
 
 
-def _write_shard(job: Job, shard: str, part: tuple[pa.Table, str], identity_of_track: pa.Array) -> None:
+def _write_shard(
+    context: RunContext, version: str, shard: str, part: tuple[pa.Table, str], identity_of_track: pa.Array
+) -> None:
     """Write the tracks of a shard with their identities; a Ray task."""
     tracks, origin = part
     rows = _with_identities(tracks, identity_of_track)
-    write_shard(job.open(), "tracks", job.versions["tracks"], shard, rows, {_ORIGIN: origin})
+    write_shard(context.open(), "tracks", version, shard, rows, {_ORIGIN: origin})
 
 
 def drop_old_snapshots(output: Output, keep: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""What keeps one clip from ending a run: registered attempts, child processes with limits, stalls, orderly shutdown.
+"""Isolation of faults: the attempt registry, worker subprocesses with limits, the stall watchdog, graceful shutdown.
 
-In: the work of a task or an actor. Out: its result, or an error row that says what the clip died of.
+In: the work of a task or an actor. Out: its result, or the reason why its process ended. stages/ make rows of these.
 """

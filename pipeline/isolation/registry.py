@@ -1,13 +1,13 @@
-"""Who works on what, kept outside the workers: how a clip that kills its worker is told from its neighbours.
+"""The attempt registry: in-flight marks kept outside the workers tell a clip that kills its worker from its neighbors.
 
-Ray retries a task whose process died without end and does not say what killed it. So every worker says what it is
-going to work on before it does, to one small actor beside the driver. Who comes for something that another process
-still holds comes because that process died: the clip (of actors: the chunk) is a suspect, and is met with more care.
+Ray retries a task whose process died any number of times and does not say what killed it. So every worker registers
+what it is about to work on with one small actor beside the driver. A worker that registers a clip which another process
+still holds does so because that process died: the clip (for actors: the chunk) is a suspect and is isolated.
 
-Marks cost one call within the cluster, about a millisecond, and nothing on the storage. What must outlive the cluster
-is written to the output: a death at once, to `attempts/<clip_id>.json`, for deaths are rare; and every few seconds all
-open marks, to `attempts/open.json`, which a run that ends in order removes. Who was held when a machine or a driver
-died is met with care once by the next run.
+A mark costs one call within the cluster, about a millisecond, and no access to the storage. What must outlive the
+cluster is written to the output: a death at once, to `attempts/<clip_id>.json`, as deaths are rare; and every few
+seconds all open marks, to `attempts/open.json`, which a run removes when it ends. Clips that were in flight when a
+machine or the driver died are isolated once by the next run.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ from pipeline.storage.output import Output, open_output, write_bytes
 FOLDER = "attempts"
 SNAPSHOT_S = 2.0
 _OPEN = f"{FOLDER}/open.json"
-_ASK_STOP_S = 1.0  # how old the answer to "shall we stop?" may be
+_ASK_STOP_S = 1.0  # age at which the answer of `stopping` is asked for again
 
 
 @dataclass(frozen=True)
 class InFlightMark:
-    """What a worker works on.
+    """An in-flight mark: the clip or chunk that a worker works on.
 
     Attributes:
         stage: `decode`, or `annotate` with the slots of the pool.
         clip_id: the clip.
         fingerprint: of its bytes; deaths over other bytes do not count.
-        part: which part of the clip: the first missing frame, or the chunk's first frame.
+        part: the part of the clip: a checksum of its slots, or the chunk's first frame.
     """
 
     stage: str
@@ -46,7 +46,7 @@ class InFlightMark:
 
 
 class AttemptRegistry:
-    """The keeper of all marks of a run. One instance, in an actor that outlives the workers; calls come one by one."""
+    """All in-flight marks of a run. One instance, in an actor that outlives the workers; calls come one by one."""
 
     def __init__(
         self, out: str, storage_options: Mapping[str, Any] | None = None, snapshot_s: float = SNAPSHOT_S
@@ -56,7 +56,7 @@ class AttemptRegistry:
         Args:
             out: output folder.
             storage_options: for fsspec.
-            snapshot_s: seconds between snapshots of the open marks; 0: none but by `snapshot`.
+            snapshot_s: seconds between snapshots of the open marks; 0: only by `snapshot`.
         """
         self._output = open_output(out, storage_options)
         self._lock = threading.Lock()
@@ -64,19 +64,19 @@ class AttemptRegistry:
         self._holder: dict[InFlightMark, str] = {}
         self._deaths: dict[InFlightMark, list[str]] = {}
         self._stop = False
-        self._heard = time.monotonic()
+        self._last_call = time.monotonic()
         self._written: list[dict] | None = None
         self._load()
         if snapshot_s:
             threading.Thread(target=self._snapshots, args=(snapshot_s,), daemon=True).start()
 
     def hold(self, worker: str, marks: Sequence[InFlightMark]) -> list[int]:
-        """A worker says what it works on from now on, and lets go of all that it held.
+        """Register what a worker works on from now on; it releases all that it held.
 
         Returns:
-            Deaths of each so far, one that this very call brings to light among them.
+            Deaths of each so far, with one that this call reveals.
         """
-        self._heard = time.monotonic()
+        self._last_call = time.monotonic()
         died = [mark for mark in marks if self._holder.get(mark, worker) != worker]
         for mark in died:
             self.died(mark, "its worker died")
@@ -87,13 +87,13 @@ class AttemptRegistry:
             return [len(self._deaths.get(mark, ())) for mark in marks]
 
     def release(self, worker: str) -> None:
-        """A worker has done, or given back, what it held."""
-        self._heard = time.monotonic()
+        """Release all that a worker holds."""
+        self._last_call = time.monotonic()
         with self._lock:
             self._release(worker)
 
     def died(self, mark: InFlightMark, reason: str) -> int:
-        """Count a death and write it down; returns how many there are now."""
+        """Count and store a death; returns how many there are now."""
         with self._lock:
             self._deaths.setdefault(mark, []).append(reason)
             own = {m: reasons for m, reasons in self._deaths.items() if m.clip_id == mark.clip_id}
@@ -102,28 +102,28 @@ class AttemptRegistry:
         return len(own[mark])
 
     def stop(self) -> None:
-        """From now on nobody is to begin anything new."""
+        """From now on no worker starts anything new."""
         self._stop = True
 
     def stopping(self) -> bool:
-        """Whether the run is to stop."""
+        """Whether a shutdown was requested."""
         return self._stop
 
     def quiet_s(self) -> float:
-        """Seconds since a worker last began or ended something."""
-        return time.monotonic() - self._heard
+        """Seconds since a worker last started or finished something."""
+        return time.monotonic() - self._last_call
 
     def finish(self, ended: Iterable[str]) -> None:
-        """The run ends in order: forget its open marks, and the deaths of the clips that have an outcome now."""
+        """The run ends: remove its open marks, and the deaths of the clips that have an outcome now."""
         with self._lock:
             self._held.clear()
             self._holder.clear()
             self._written = []
-        forget(self._output, set(ended) & {mark.clip_id for mark in self._deaths})
+        remove_deaths(self._output, set(ended) & {mark.clip_id for mark in self._deaths})
         _remove(self._output, _OPEN)
 
     def snapshot(self) -> None:
-        """Write the open marks down, if they are others than last time."""
+        """Store the open marks, if they changed since the last time."""
         with self._lock:
             marks = [asdict(mark) for mark in self._holder]
         if marks != self._written:
@@ -148,7 +148,7 @@ class AttemptRegistry:
                     self._deaths[InFlightMark(**entry)] = reasons
         if output.exists(_OPEN):
             for entry in json.loads(output.fs.cat_file(output.path(_OPEN))):
-                # not written down as a death: a driver or a machine ends for many reasons
+                # not stored as a death: a driver or a machine ends for many reasons
                 self._deaths.setdefault(InFlightMark(**entry), ["the run ended while it was worked on"])
 
     def _snapshots(self, every_s: float) -> None:
@@ -157,53 +157,53 @@ class AttemptRegistry:
             try:
                 self.snapshot()
             except OSError:
-                self._written = None  # the storage is away for a moment: again next time
+                self._written = None  # the storage does not answer for a moment: retried next time
 
 
 class RegistryClient:
-    """A worker's way to the keeper; each process speaks under a name of its own."""
+    """A worker's client of the registry; each process has a name of its own."""
 
-    def __init__(self, keeper: Any) -> None:
-        self._keeper = keeper
+    def __init__(self, registry: Any) -> None:
+        self._registry = registry
         self._asked, self._stopping = -_ASK_STOP_S, False
 
     def hold(self, marks: Sequence[InFlightMark]) -> list[int]:
-        """See Attempts.hold; the marks must be there before the work begins, so this waits."""
+        """See AttemptRegistry.hold; waits, as the marks must be there before the work starts."""
         return self._call("hold", worker_name(), list(marks))
 
     def release(self) -> None:
-        """See Attempts.release."""
+        """See AttemptRegistry.release."""
         self._send("release", worker_name())
 
     def died(self, mark: InFlightMark, reason: str) -> int:
-        """See Attempts.died."""
+        """See AttemptRegistry.died."""
         return self._call("died", mark, reason)
 
     def stopping(self) -> bool:
-        """Whether the run is to stop; asks at most once a second."""
+        """See AttemptRegistry.stopping; asks at most once a second."""
         if not self._stopping and time.monotonic() - self._asked >= _ASK_STOP_S:
             self._asked = time.monotonic()
             self._stopping = self._call("stopping")
         return self._stopping
 
     def stop(self) -> None:
-        """See Attempts.stop."""
+        """See AttemptRegistry.stop."""
         self._call("stop")
 
     def quiet_s(self) -> float:
-        """See Attempts.quiet_s."""
+        """See AttemptRegistry.quiet_s."""
         return self._call("quiet_s")
 
     def finish(self, ended: Iterable[str]) -> None:
-        """See Attempts.finish."""
+        """See AttemptRegistry.finish."""
         self._call("finish", list(ended))
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the keeper and wait for its result; here the keeper is an object of this process."""
-        return getattr(self._keeper, method)(*arguments)
+        """Call a method of the registry and wait for its result; here the registry is an object of this process."""
+        return getattr(self._registry, method)(*arguments)
 
     def _send(self, method: str, *arguments: Any) -> None:
-        """Call a method of the keeper without waiting."""
+        """Call a method of the registry without waiting."""
         self._call(method, *arguments)
 
 
@@ -218,8 +218,8 @@ def worker_name() -> str:
     return _name[1]
 
 
-def forget(output: Output, clip_ids: Iterable[str]) -> None:
-    """Forget the deaths of clips, as for a clip that is to be tried again from the start."""
+def remove_deaths(output: Output, clip_ids: Iterable[str]) -> None:
+    """Remove the deaths of clips, as for a clip that is to be retried from the start."""
     for clip_id in clip_ids:
         _remove(output, f"{FOLDER}/{clip_id}.json")
 
@@ -232,27 +232,27 @@ def _remove(output: Output, path: str) -> None:
 # -- as a Ray actor beside the driver; Ray reads its environment when it is loaded, so not with this module ----------
 
 
-class RemoteMarks(RegistryClient):
-    """Marks whose keeper is a Ray actor."""
+class RemoteRegistryClient(RegistryClient):
+    """Client of a registry that is a Ray actor."""
 
     def _call(self, method: str, *arguments: Any) -> Any:
         import ray
 
-        return ray.get(getattr(self._keeper, method).remote(*arguments))
+        return ray.get(getattr(self._registry, method).remote(*arguments))
 
     def _send(self, method: str, *arguments: Any) -> None:
-        getattr(self._keeper, method).remote(*arguments)
+        getattr(self._registry, method).remote(*arguments)
 
 
-def start_registry(out: str, storage_options: Mapping[str, Any]) -> RemoteMarks:
-    """Start the keeper of a run on the driver's machine: whose loss ends the run, so it outlives all workers.
+def start_registry(out: str, storage_options: Mapping[str, Any]) -> RemoteRegistryClient:
+    """Start the registry of a run on the driver's machine: the loss of that machine ends the run anyway.
 
-    Should the process of the keeper alone die, Ray restarts it: deaths are on the storage, open marks are those of the
-    last snapshot.
+    If only the registry's process dies, Ray restarts it: deaths are on the storage, open marks are those of the last
+    snapshot.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    return RemoteMarks(ray.remote(AttemptRegistry).options(**options).remote(out, dict(storage_options)))
+    return RemoteRegistryClient(ray.remote(AttemptRegistry).options(**options).remote(out, dict(storage_options)))

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: first nothing new is begun and what is under way is written; then it ends."""
+"""Graceful shutdown: nothing new is started, what is in flight is written, then the run ends."""
 
 import os
 import signal
@@ -10,11 +10,11 @@ from pipeline.errors import StoppedError
 
 
 class ShutdownRequest:
-    """A wish to stop a run, as SIGTERM brings it.
+    """A request to stop a run, as SIGTERM makes it.
 
     Attributes:
-        grace_s: how long the flow may take to empty itself; ended by a second SIGTERM.
-        requested: whether the wish was told.
+        grace_s: time that the flow may take to drain; a second SIGTERM ends it at once.
+        requested: whether the shutdown was requested.
     """
 
     def __init__(self, grace_s: float) -> None:
@@ -22,16 +22,16 @@ class ShutdownRequest:
         self._drain: Callable[[], None] | None = None
 
     def request(self) -> None:
-        """Tell the wish; called by a signal handler, in the main thread.
+        """Request the shutdown; called by a signal handler, in the main thread.
 
         Raises:
-            StoppedError: there is no flow to empty, or this is the second time.
+            StoppedError: there is no flow to drain, or this is the second request.
         """
         if self.requested or self._drain is None or not self.grace_s:
             self.requested = True
             raise StoppedError("told to stop")
         self.requested = True
-        # a signal may come while this thread is inside of Ray, so what asks Ray for something has a thread of its own
+        # a signal may come while this thread is inside Ray, so the call to Ray has a thread of its own
         threading.Thread(target=self._drain, daemon=True).start()
         self._timer = threading.Timer(self.grace_s, os.kill, (os.getpid(), signal.SIGTERM))
         self._timer.daemon = True
@@ -39,7 +39,7 @@ class ShutdownRequest:
 
     @contextmanager
     def draining(self, drain: Callable[[], None]) -> Iterator[None]:
-        """While the body runs a flow, `drain` makes it end early and in order."""
+        """While the body runs a flow, `drain` makes it end early, with all chunks in flight committed."""
         self._drain = drain
         try:
             yield

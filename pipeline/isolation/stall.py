@@ -1,4 +1,4 @@
-"""A run that waits for room that the cluster does not have says so; Ray by itself waits and says nothing."""
+"""The stall watchdog: warns when a run waits for resources that the cluster does not have; Ray waits silently."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,21 +10,21 @@ from ray.exceptions import RayError
 
 from pipeline.isolation.registry import RegistryClient
 
-PATIENCE_S = 60.0  # without a sign of life of any worker
+PATIENCE_S = 60.0  # without a call of any worker
 _LOOK_EVERY_S = 10.0
 
 
 @contextmanager
 def watch_for_stalls(
-    marks: RegistryClient, say: Callable[[str], None], patience_s: float = PATIENCE_S, every_s: float = _LOOK_EVERY_S
+    registry: RegistryClient, say: Callable[[str], None], patience_s: float = PATIENCE_S, every_s: float = _LOOK_EVERY_S
 ) -> Iterator[None]:
-    """While the body runs a flow on the running cluster, say what it waits for, once for each such thing.
+    """While the body runs a flow on the running cluster, report what it waits for, each such resource once.
 
     Args:
-        marks: of the run; its workers tell the keeper what they begin and end.
-        say: gets the words; called in a thread of its own.
-        patience_s: so long nobody must have begun or ended anything.
-        every_s: how often to look.
+        registry: of the run; its workers register what they start and finish.
+        say: gets the message; called in a thread of its own.
+        patience_s: time without any registration before the run counts as stalled.
+        every_s: interval of the checks.
     """
     over, address = threading.Event(), ray.get_runtime_context().gcs_address
 
@@ -32,14 +32,14 @@ def watch_for_stalls(
         said: set[str] = set()
         while not over.wait(every_s):
             try:
-                if marks.quiet_s() < patience_s:
+                if registry.quiet_s() < patience_s:
                     continue
-                wanted, nodes = look_for_room(address)
-            except (RayError, RuntimeError, OSError):  # the cluster is going: whoever works with it says why
+                demand, nodes = find_demand(address)
+            except (RayError, RuntimeError, OSError):  # the cluster is shutting down: whoever uses it reports why
                 continue
-            if wanted and (words := describe_wait(wanted, nodes, patience_s)) not in said:
-                said.add(words)
-                say(words)
+            if demand and (message := describe_wait(demand, nodes, patience_s)) not in said:
+                said.add(message)
+                say(message)
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
@@ -50,8 +50,8 @@ def watch_for_stalls(
         watcher.join(1.0)
 
 
-def look_for_room(address: str) -> tuple[list[tuple[int, dict[str, float]]], list[dict[str, float]]]:
-    """What waits for room on a cluster, and what each of its nodes has free.
+def find_demand(address: str) -> tuple[list[tuple[int, dict[str, float]]], list[dict[str, float]]]:
+    """The tasks and actors that wait for resources, and the free resources of each node.
 
     Args:
         address: of the cluster's GCS.
@@ -68,8 +68,8 @@ def look_for_room(address: str) -> tuple[list[tuple[int, dict[str, float]]], lis
     asked = [
         by_count for demand in status.resource_demands.ray_task_actor_demand for by_count in demand.bundles_by_count
     ]
-    wanted = [(one.count, one.bundle) for one in asked if not any(_fits(one.bundle, free) for free in nodes)]
-    return wanted, nodes
+    demand = [(one.count, one.bundle) for one in asked if not any(_fits(one.bundle, free) for free in nodes)]
+    return demand, nodes
 
 
 def _fits(bundle: Mapping[str, float], free: Mapping[str, float]) -> bool:
@@ -77,20 +77,20 @@ def _fits(bundle: Mapping[str, float], free: Mapping[str, float]) -> bool:
 
 
 def describe_wait(
-    wanted: Sequence[tuple[int, Mapping[str, float]]], nodes: Sequence[Mapping[str, float]], seconds: float
+    demand: Sequence[tuple[int, Mapping[str, float]]], nodes: Sequence[Mapping[str, float]], seconds: float
 ) -> str:
-    """What waits, for what, and what to do, in words."""
-    names = sorted({name for _, bundle in wanted for name in bundle})
+    """The message: what waits, for which resources, and what to do."""
+    names = sorted({name for _, bundle in demand for name in bundle})
     free = {name: sum(node.get(name, 0.0) for node in nodes) for name in names}
-    waiting = "; ".join(f"{count} with {_words(bundle)}" for count, bundle in wanted)
+    waiting = "; ".join(f"{count} with {_list(bundle)}" for count, bundle in demand)
     return (
-        f"WAITING: no worker has begun or ended anything for {seconds:.0f} s, and tasks or actors find no room: "
-        f"{waiting}. Free on the nodes of the cluster ({len(nodes)}): {_words(free)}. A node may have been lost. Add "
-        "nodes; or stop this run, which keeps what was finished, and run it again with smaller pools (actors.size)."
+        f"WAITING: no worker has started or finished anything for {seconds:.0f} s, and tasks or actors fit on no node: "
+        f"{waiting}. Free on the nodes of the cluster ({len(nodes)}): {_list(free)}. A node may have been lost. Add "
+        "nodes; or stop this run, which keeps what is finished, and run it again with smaller pools (actors.size)."
     )
 
 
-def _words(resources: Mapping[str, float]) -> str:
+def _list(resources: Mapping[str, float]) -> str:
     return ", ".join(
         f"{amount / 1e6:.0f} MB of memory" if name == "memory" else f"{amount:g} {name}"
         for name, amount in sorted(resources.items())

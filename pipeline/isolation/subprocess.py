@@ -1,7 +1,7 @@
-"""Limits on work that may kill or hang its process: a time limit in the process, and a process of its own for suspects.
+"""Limits on work that may kill or hang its process: a watchdog in the process, and a worker subprocess for suspects.
 
-A suspect runs in a child process with limits on time and memory. Whatever becomes of the child is an answer: its items,
-or a ChildDiedError that names the signal. The worker and all else in it are unharmed.
+A suspect runs in a subprocess with limits on time and memory. Every end of the subprocess is an answer: its items, or
+a SubprocessDiedError that names the signal. The worker is unharmed.
 """
 
 import faulthandler
@@ -24,12 +24,12 @@ from typing import Any
 _POLL_S = 0.05
 _STDERR = 2  # Ray keeps it as the worker's log
 
-#: makes, in the child, the function that does the work
+#: makes, in the subprocess, the function that does the work
 Make = Callable[[], Callable[[Any], Iterable[Any]]]
 
 
 class SubprocessDiedError(Exception):
-    """A child process came to an end of its own. `error_class` is `died`, `hung` or `out_of_memory`."""
+    """A subprocess ended by itself. `error_class` is `died`, `hung` or `out_of_memory`."""
 
     def __init__(self, message: str, error_class: str) -> None:
         super().__init__(message)
@@ -37,7 +37,7 @@ class SubprocessDiedError(Exception):
 
 
 class SubprocessRaisedError(Exception):
-    """The work raised an exception in the child, which lives on. `kind` is the exception's class name."""
+    """The work raised an exception in the subprocess, which lives on. `kind` is the exception's class name."""
 
     def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)
@@ -45,8 +45,8 @@ class SubprocessRaisedError(Exception):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a child may take: `start_s` to start, `item_s` per item (seconds), `memory_mb` resident."""
+class SubprocessLimits:
+    """Limits of a subprocess: `start_s` to start, `item_s` per item (seconds), `memory_mb` resident."""
 
     item_s: float
     memory_mb: int
@@ -57,7 +57,7 @@ class Limits:
 def time_limit(seconds: float) -> Iterator[None]:
     """End this process, with the stacks of all its threads in its log, if the body takes longer.
 
-    Done by a thread of C that needs no interpreter lock: neither does the decoder or driver that hangs give it back.
+    A C thread does it without the interpreter lock, which a hanging decoder or driver does not release.
     """
     faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
     try:
@@ -66,8 +66,8 @@ def time_limit(seconds: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def timed(items: Iterator[Any], seconds: float) -> Iterator[Any]:
-    """The items of an iterator; the process ends if one takes longer. Time that the consumer takes does not count."""
+def limit_each(items: Iterator[Any], seconds: float) -> Iterator[Any]:
+    """The items of an iterator; the process ends if one takes longer. The consumer's time does not count."""
     while True:
         with time_limit(seconds):
             try:
@@ -80,17 +80,17 @@ def timed(items: Iterator[Any], seconds: float) -> Iterator[Any]:
 class WorkerSubprocess:
     """A process that does one kind of work, one request after the other; a context manager that ends it."""
 
-    def __init__(self, make: Make, limits: Limits, doing: str) -> None:
+    def __init__(self, make: Make, limits: SubprocessLimits, doing: str) -> None:
         """Start the process.
 
         Args:
-            make: called in the child; must be picklable by reference.
-            limits: what it may take.
+            make: called in the subprocess; must be picklable by reference.
+            limits: on its time and memory.
             doing: for messages, such as "decoding".
 
         Raises:
-            ChildDiedError: it did not come up.
-            ChildRaisedError: `make` raised.
+            SubprocessDiedError: it did not come up.
+            SubprocessRaisedError: `make` raised.
         """
         self.limits, self.doing = limits, doing
         self._connection, theirs = multiprocessing.connection.Pipe()
@@ -116,8 +116,8 @@ class WorkerSubprocess:
         """The items that the work gives for a request.
 
         Raises:
-            ChildDiedError: the child was killed, hung or took too much memory.
-            ChildRaisedError: the work raised.
+            SubprocessDiedError: the subprocess was killed, hung or took too much memory.
+            SubprocessRaisedError: the work raised.
         """
         self._send(request)
         while (answer := self._receive(self.limits.item_s))[0] == "item":
@@ -170,7 +170,7 @@ class WorkerSubprocess:
 
 
 def serve() -> None:
-    """The child's side: make the work, then answer requests until the parent is gone."""
+    """The main loop of the subprocess: make the work, then answer requests until the parent is gone."""
     connection = multiprocessing.connection.Connection(int(sys.argv[2]))
     inbox: list[bytes] = []
     filled = threading.Semaphore(0)
@@ -197,8 +197,8 @@ def serve() -> None:
                 make, item_s = request
                 work = make()
             else:
-                # the parent ends a child that hangs; should it be gone too, the child ends itself somewhat later
-                for item in timed(iter(work(request)), 2 * item_s + 10):
+                # the parent ends a subprocess that hangs; without a parent, it ends itself somewhat later
+                for item in limit_each(iter(work(request)), 2 * item_s + 10):
                     send("item", item)
             send("end")
         except Exception as error:
@@ -206,7 +206,7 @@ def serve() -> None:
 
 
 def _resident_mb(pid: int) -> float:
-    """Resident memory of a process in MB; 0 where the system does not tell."""
+    """Resident memory of a process in MB; 0 where the system does not report it."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
     except (OSError, IndexError):

@@ -41,5 +41,7 @@ def release(output: Output, where: Mapping[str, str]) -> int:
         gone = rows.filter(pc.equal(rows["shard"], shard))["clip_id"].combine_chunks()
         for name in ("clips", "quarantine"):
             remove_rows(output, name, current[name], shard, gone)
-    registry.forget(output, rows["clip_id"].to_pylist())  # else a clip that killed three workers would not be tried
+    registry.remove_deaths(
+        output, rows["clip_id"].to_pylist()
+    )  # else a clip that killed three workers would not be tried
     return rows.num_rows

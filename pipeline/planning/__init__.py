@@ -1,4 +1,4 @@
-"""The difference between what is wanted and what is stored, what it will take, and which versions are in force.
+"""The difference between the desired and the stored annotations, its estimated time and cost, and current versions.
 
-In: a corpus, wanted versions and the footers of an output. Out: a `Plan` of work rows, a forecast, `current.json`.
+In: a corpus, desired versions and the footers of an output. Out: a `Plan` of work rows, a forecast, `current.json`.
 """

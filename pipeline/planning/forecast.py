@@ -1,9 +1,10 @@
-"""What a run will take, from a sample of its clips: pure arithmetic.
+"""Estimated time and cost of a run, from a sample of its clips: pure arithmetic.
 
-Clips to do, times frames and pixels of the probed ones, are frames and hours; frames, times faces per frame, are faces.
+The number of clips, times frames and pixels of the probed ones, gives frames and hours; frames, times faces per frame,
+give faces.
 Decoding costs CPU seconds per megapixel decoded, the face model device seconds per megapixel annotated, every other
-model device seconds per face. What the parts cost alone is not yet the time of a run: Ray and the actors take time to
-start, blocks are passed on, and the parts share cores and memory. How much that is, a small run of the real flow tells.
+model device seconds per face. The sum of the parts is less than the time of a run: Ray and the actors take time to
+start, blocks are passed on, and the parts share cores and memory. A small run of the real flow measures that overhead.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,13 +28,13 @@ class Measured:
         frames: annotated frames that they rest on.
         decode_s: CPU seconds per decoded megapixel.
         model_s: slot -> device seconds: of `face` per annotated megapixel, of all others per face.
-        other_s: device seconds per annotated megapixel outside the models (colour conversion, crops, results).
+        other_s: device seconds per annotated megapixel outside the models (color conversion, crops, results).
         cpus: CPU cores of this machine.
         cpu_per_s: CPU seconds that an actor takes in a second.
         faces: per annotated frame.
         face_bytes: of all tables, per face.
         start_s: seconds until Ray and the actors are at work, as a trial showed.
-        overhead: time that the flow of a trial took, as a multiple of what its parts take by the rates above; None:
+        overhead: time that the flow of a trial took, as a multiple of the time of its parts by the rates above; None:
             the trial was too short to tell, and the parts alone are counted.
     """
 
@@ -64,7 +65,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Step:
-    """Of a trial: seconds since its begin, and what was done until then."""
+    """A point of a trial: seconds since its start, and the work done until then."""
 
     seconds: float
     done: Amount
@@ -72,7 +73,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the run will have: CPU cores and GPUs of all machines."""
+    """CPU cores and GPUs of all machines of the run."""
 
     cpus: float
     gpus: float
@@ -86,15 +87,15 @@ def forecast(
     measured: Measured | None = None,
     faces_per_frame: float | None = None,
 ) -> dict[str, Any]:
-    """The forecast as plain values; what cannot be known is None.
+    """The forecast as plain values; unknown values are None.
 
     Args:
         probed: the sample.
         slot_share: slot -> share of the clips that miss it.
         config: sampling, chunks and prices.
-        cluster: what the run will have.
+        cluster: of the run.
         measured: rates; None: only amounts are forecast.
-        faces_per_frame: what the output shows so far; used without `measured`.
+        faces_per_frame: of the output so far; used without `measured`.
     """
     frames, hours = probed.clips * probed.frames, probed.clips * probed.seconds / 3600
     share = sampled_share(config.decode, probed.frames, probed.seconds)
@@ -131,7 +132,7 @@ def sampled_share(config: DecodeConfig, frames: float, seconds: float) -> float:
 
 
 def after_trial(measured: Measured, steps: Sequence[Step], cluster: Cluster) -> Measured:
-    """Rates with what a trial on a cluster showed: when its first chunk was done, and how the flow went on from there.
+    """Rates with the start time and overhead of a trial on a cluster, from its first chunk and the rest of its flow.
 
     Args:
         measured: rates of the parts.
@@ -147,7 +148,7 @@ def after_trial(measured: Measured, steps: Sequence[Step], cluster: Cluster) -> 
 
 @dataclass(frozen=True)
 class _Busy:
-    """What work takes: slot -> device seconds, CPU seconds of decoding, device seconds, seconds of all parts."""
+    """Time that work takes: slot -> device seconds, CPU seconds of decoding, device seconds, seconds of all parts."""
 
     spent: Mapping[str, float]
     decode_s: float
@@ -224,7 +225,7 @@ def against(made: Mapping[str, Any], actual: Mapping[str, float | None]) -> list
     """Forecast beside actual, quantity by quantity.
 
     Returns:
-        `quantity`, `forecast`, `actual`; None where one is not known.
+        `quantity`, `forecast`, `actual`; None where one is unknown.
     """
     return [
         {"quantity": name, "forecast": _rounded(made.get(name)), "actual": _rounded(actual.get(name))}

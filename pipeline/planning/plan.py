@@ -1,6 +1,6 @@
-"""The difference between what is wanted and what is there: the whole job is to do it.
+"""The difference between the desired and the stored annotations, which a run carries out.
 
-wanted (clips x slots at their versions) - present (clips files and footers) = plan.
+    desired (clips x slots at their versions)  -  present (clips files, else footers)  =  plan
 
 A corpus may hold a million clips and its tables thirty million chunks, so a shard is compared as a whole, with Arrow
 (pipeline/planning/shard_diff.py). Only clips of which something but not all is stored become Python objects.
@@ -18,6 +18,7 @@ from pipeline import schema
 from pipeline.corpus.discover import Corpus
 from pipeline.intervals import ClipState, complement
 from pipeline.planning.shard_diff import FORGOTTEN, QUARANTINED, Desired, ShardState, read_shard_state
+from pipeline.planning.versions import SlotVersions, TableVersions
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
 from pipeline.tables.tombstones import erased_pseudonyms
@@ -53,7 +54,7 @@ SUMMARY = pa.schema(
         schema.field("clips", pa.int64(), "clips of which this is so"),
         schema.field("frames", pa.int64(), "sampled frames to annotate in those of them whose length is known"),
         schema.field("chunks", pa.int64(), "chunks that these frames make"),
-        schema.field("unknown", pa.int64(), "clips whose length nobody knows yet"),
+        schema.field("unknown", pa.int64(), "clips whose length is not known yet"),
     ]
 )
 
@@ -64,11 +65,11 @@ class Plan:
 
     Attributes:
         work: schema WORK.
-        clips: all wanted clips, schema.CLIP, sorted by shard.
-        states: what is stored of the clips of which something but not all is.
+        clips: all clips of the corpus, schema.CLIP, sorted by shard.
+        states: stored parts of the clips that are stored in part.
         ended: shard -> rows of `clips` of which all is stored, though no `clips` file says so; of every shard whose
             `clips` file must be written, perhaps without rows.
-        outcomes: status -> clips that a `clips` file settles, or that are forgotten.
+        outcomes: status -> clips that are up to date by a `clips` file, or forgotten.
         stale: shard -> clips whose bytes have changed: their chunks must go.
         summary: schema SUMMARY.
         reasons: why a clip has work -> clips.
@@ -96,29 +97,30 @@ class Plan:
 def make_plan(
     corpus: Corpus,
     output: Output,
-    versions: Mapping[str, str],
+    slots: SlotVersions,
+    tables: TableVersions,
     needs: Mapping[str, Sequence[str]],
     chunk_frames: int = 32,
 ) -> Plan:
     """Compare the corpus with the output.
 
     Args:
-        corpus: the wanted clips.
+        corpus: the clips to annotate.
         output: where the tables are.
-        versions: table or slot -> wanted version: every slot of the bundle, and `clips`.
+        slots: desired versions of the models.
+        tables: desired versions of the tables, `clips` among them.
         needs: slot -> slots whose results it reads.
         chunk_frames: frames of a chunk, for the estimate of the work alone.
     """
-    wanted = Desired(
-        versions, parquet.read_current(output).get("clips"), _versions_there(output, versions), chunk_frames
-    )
+    there = {slot: set(parquet.table_versions(output, schema.TABLE_OF_SLOT[slot])) for slot in slots}
+    desired = Desired(slots, tables["clips"], parquet.read_current(output).get("clips"), there, chunk_frames)
     clips = corpus.clips.take(pc.sort_indices(corpus.clips, [("shard", "ascending")])).combine_chunks()
     tombstones = erased_pseudonyms(output)
     plan = Plan(WORK.empty_table(), clips, {}, {}, Counter(), {}, SUMMARY.empty_table(), Counter())
     work: list[pa.Table] = [plan.work]
     summaries: list[pa.Table] = [plan.summary]
     with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
-        parts = pool.map(lambda part: read_shard_state(output, part[0], part[1], wanted, tombstones), _by_shard(clips))
+        parts = pool.map(lambda part: read_shard_state(output, part[0], part[1], desired, tombstones), _by_shard(clips))
         for state in parts:
             plan.outcomes.update(state.outcomes)
             plan.reasons.update(state.reasons)
@@ -128,7 +130,7 @@ def make_plan(
             if state.stale:
                 plan.stale[state.shard] = state.stale
             plan.states.update(state.states)
-            work += [_untouched_work(state, wanted.slots)] if state.untouched.num_rows else []
+            work += [_unprocessed_work(state, list(slots))] if state.unprocessed.num_rows else []
             work += [_partial_work(state, needs)] if state.states else []
     return Plan(
         pa.concat_tables(work),
@@ -142,11 +144,6 @@ def make_plan(
     )
 
 
-def _versions_there(output: Output, versions: Mapping[str, str]) -> dict[str, set[str]]:
-    slots = [slot for slot in versions if slot in schema.SLOTS]
-    return {slot: set(parquet.table_versions(output, schema.TABLE_OF_SLOT[slot])) for slot in slots}
-
-
 def _by_shard(clips: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """The slices of a table that is sorted by shard."""
     begin = 0
@@ -155,9 +152,9 @@ def _by_shard(clips: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         begin += run["counts"]
 
 
-def _untouched_work(state: ShardState, slots: Sequence[str]) -> pa.Table:
-    """Work rows of clips of which nothing is stored: all slots, from the begin to the end."""
-    clips = state.untouched
+def _unprocessed_work(state: ShardState, slots: Sequence[str]) -> pa.Table:
+    """Work rows of clips of which nothing is stored: all slots, from the start to the end."""
+    clips = state.unprocessed
     num = clips.num_rows
     constant = {"slots": list(slots), "have": [], "end_known": False, "stored": []}
     columns = [pa.repeat(pa.scalar(value, WORK.field(name).type), num) for name, value in constant.items()]

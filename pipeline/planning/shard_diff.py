@@ -1,6 +1,6 @@
-"""What is there of one shard: its clips compared with its `clips` file and its footers, all of them at once.
+"""The part of a plan that concerns one shard: its clips compared with its `clips` file and its footers, all at once.
 
-Letters: N clips of the shard, M those of them that no `clips` file settles, E entries of a ledger.
+Letters: N clips of the shard, M those of them that are not up to date by a `clips` file, E entries of a ledger.
 """
 
 from collections import Counter
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.errors import RETRYABLE
 from pipeline.intervals import END, ClipState, Interval
+from pipeline.planning.versions import SlotVersions
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
 from pipeline.tables.shard_file import are_closed_early, read_shard
@@ -31,21 +32,18 @@ class Desired:
     """What a plan asks of every shard.
 
     Attributes:
-        versions: slot or table -> wanted version, `clips` among them.
-        clips_in_force: version of `clips` in force, None for a new output.
+        slots: desired versions of the models.
+        clips: desired version of `clips`.
+        current_clips: current version of `clips`, None for a new output.
         there: slot -> versions of its table that lie in the output.
         chunk_frames: frames of a chunk, for estimates.
     """
 
-    versions: Mapping[str, str]
-    clips_in_force: str | None
+    slots: SlotVersions
+    clips: str
+    current_clips: str | None
     there: Mapping[str, Collection[str]]
     chunk_frames: int
-
-    @property
-    def slots(self) -> list[str]:
-        """The wanted slots."""
-        return [slot for slot in self.versions if slot in schema.SLOTS]
 
 
 @dataclass
@@ -53,7 +51,7 @@ class ShardState:
     """A shard's part of a plan; see `plan.Plan`.
 
     Attributes:
-        untouched: clips of which nothing (valid) is stored, schema.CLIP.
+        unprocessed: clips of which nothing (valid) is stored, schema.CLIP.
         partial: clips with a state in `states`, schema.CLIP.
         missing: of these, what ClipState.missing says.
         ended: rows of `clips` to be written, schema.CLIPS; None if the `clips` file says all already.
@@ -61,7 +59,7 @@ class ShardState:
     """
 
     shard: str
-    untouched: pa.Table
+    unprocessed: pa.Table
     partial: pa.Table
     ended: pa.Table | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -73,30 +71,30 @@ class ShardState:
 
 
 def read_shard_state(
-    output: Output, shard: str, clips: pa.Table, wanted: Desired, tombstones: Collection[str]
+    output: Output, shard: str, clips: pa.Table, desired: Desired, tombstones: Collection[str]
 ) -> ShardState:
-    """Compare the wanted clips of a shard (schema.CLIP) with what the output holds of it."""
-    recorded, complete_for = read_shard(output, "clips", wanted.versions["clips"], shard)
-    complete = all(complete_for.get(slot) == wanted.versions[slot] for slot in wanted.slots)
+    """Compare the corpus's clips of a shard (schema.CLIP) with what the output holds of it."""
+    recorded, complete_for = read_shard(output, "clips", desired.clips, shard)
+    complete = all(complete_for.get(slot) == version for slot, version in desired.slots.items())
     at = pc.index_in(clips["clip_id"], value_set=recorded["clip_id"].combine_chunks()).combine_chunks()
     found = recorded.select(["fingerprint", "status", "error_class", "sampled", "frames"]).take(at)
     known_N = _mask(at.is_valid())
     same_N = known_N & _equal(found["fingerprint"], clips["fingerprint"])
     forgotten_N = are_erased(clips, tombstones)
     in_quarantine_N = same_N & _mask(pc.equal(found["status"], "quarantined")) & ~forgotten_N
-    # a quarantined clip stays so whatever models are wanted, for its bytes are wrong; unless we or the storage were
+    # a quarantined clip stays so whatever models are desired: its bytes are bad, unless Faceatlas or the storage failed
     retried_N = in_quarantine_N & _mask(pc.is_in(found["error_class"], value_set=pa.array(sorted(RETRYABLE))))
     early_N = same_N & _mask(are_closed_early(found))
-    settled_N = same_N & (complete | in_quarantine_N) & ~retried_N & ~early_N & ~forgotten_N
-    open_N = ~settled_N & ~forgotten_N
+    up_to_date_N = same_N & (complete | in_quarantine_N) & ~retried_N & ~early_N & ~forgotten_N
+    open_N = ~up_to_date_N & ~forgotten_N
 
     state = ShardState(shard, clips.slice(0, 0), clips.slice(0, 0))
-    state.outcomes.update(_counts(found["status"].filter(pa.array(settled_N))))
+    state.outcomes.update(_counts(found["status"].filter(pa.array(up_to_date_N))))
     state.outcomes.update({"forgotten": int(forgotten_N.sum())} if forgotten_N.any() else {})
-    totals = _Totals(shard, wanted)
+    totals = _Totals(shard, desired)
     quarantined = int((in_quarantine_N & ~retried_N).sum())
-    for slot in wanted.slots:
-        totals.add(slot, PRESENT, None, int(settled_N.sum()) - quarantined)
+    for slot in desired.slots:
+        totals.add(slot, PRESENT, None, int(up_to_date_N.sum()) - quarantined)
         totals.add(slot, QUARANTINED, None, quarantined)
         totals.add(slot, FORGOTTEN, None, int(forgotten_N.sum()))
     if open_N.any():
@@ -109,7 +107,7 @@ def read_shard_state(
             NEW_VERSION: (same_N & ~early_N)[open_N],
             CHANGED: (known_N & ~same_N)[open_N],
         }
-        _compare_with_footers(state, output, clips.filter(mask), wanted, before, sampled_M, totals)
+        _compare_with_footers(state, output, clips.filter(mask), desired, before, sampled_M, totals)
     state.summary = totals.rows()
     return state
 
@@ -118,7 +116,7 @@ def _compare_with_footers(
     state: ShardState,
     output: Output,
     clips: pa.Table,
-    wanted: Desired,
+    desired: Desired,
     before: Mapping[str, np.ndarray],
     sampled_M: np.ndarray,
     totals: "_Totals",
@@ -127,8 +125,8 @@ def _compare_with_footers(
     num = len(ids)
     stale_M = before[CHANGED].copy()
     ledgers: dict[str, tuple[np.ndarray, pa.Table]] = {}
-    for slot in wanted.slots:
-        ledger = parquet.read_ledger(output, schema.TABLE_OF_SLOT[slot], wanted.versions[slot], state.shard)
+    for slot, version in desired.slots.items():
+        ledger = parquet.read_ledger(output, schema.TABLE_OF_SLOT[slot], version, state.shard)
         clip = pc.index_in(ledger["clip_id"], value_set=ids).combine_chunks()
         if clip.null_count:
             ledger, clip = ledger.filter(clip.is_valid()), clip.drop_null()
@@ -148,28 +146,28 @@ def _compare_with_footers(
     ended_M = (ends_M >= 0) & ~stale_M
     for ends in tiled.values():
         ended_M &= ends == ends_M
-    untouched_M = stale_M | ~touched_M  # of a stale clip, chunks of the new bytes go with those of the old
-    partial_M = ~ended_M & ~untouched_M
+    unprocessed_M = stale_M | ~touched_M  # of a stale clip, chunks of the new bytes go with those of the old
+    partial_M = ~ended_M & ~unprocessed_M
 
     state.stale = ids.filter(pa.array(stale_M)).to_pylist()
-    state.untouched = clips.filter(pa.array(untouched_M))
+    state.unprocessed = clips.filter(pa.array(unprocessed_M))
     state.partial = clips.filter(pa.array(partial_M))
     state.ended = _ended_rows(clips, ended_M, ends_M, ledgers)
     state.states = _states(state.partial["clip_id"].to_pylist(), partial_M, ledgers)
-    state.missing = {clip_id: there.missing(wanted.slots) for clip_id, there in state.states.items()}
-    for slot in wanted.slots:
+    state.missing = {clip_id: there.missing(list(desired.slots)) for clip_id, there in state.states.items()}
+    for slot in desired.slots:
         totals.add(slot, PRESENT, None, int(ended_M.sum()))
     reasons = {
         CHANGED: stale_M,
         RETRIED: before[RETRIED],
         CLOSED_EARLY: before[CLOSED_EARLY],
         NEW_VERSION: before[NEW_VERSION],
-        NEW_SAMPLING: _were_sampled_otherwise(output, wanted, state.shard, ids),
+        NEW_SAMPLING: _were_sampled_otherwise(output, desired, state.shard, ids),
         NEW_CLIP: np.ones(num, bool),
     }
-    _sum_up_untouched(state, wanted, reasons, untouched_M, np.where(stale_M, -1, sampled_M), totals)
+    _sum_up_unprocessed(state, desired, reasons, unprocessed_M, np.where(stale_M, -1, sampled_M), totals)
     chosen = {name: mask[partial_M] for name, mask in before.items()}
-    _sum_up_partial(state, wanted, chosen, sampled_M[partial_M], totals)
+    _sum_up_partial(state, desired, chosen, sampled_M[partial_M], totals)
 
 
 def tiled_ends(clip_E: np.ndarray, first_E: np.ndarray, count_E: np.ndarray, num: int) -> np.ndarray:
@@ -234,14 +232,14 @@ def _states(
     return states
 
 
-# -- the summary for people -------------------------------------------------------------------------------------------
+# -- the summary -------------------------------------------------------------------------------------------------------
 
 
 class _Totals:
     """Adds up the rows of a shard's summary."""
 
-    def __init__(self, shard: str, wanted: Desired) -> None:
-        self.shard, self.wanted = shard, wanted
+    def __init__(self, shard: str, desired: Desired) -> None:
+        self.shard, self.desired = shard, desired
         self.sums: dict[tuple[str, str, str | None], list[int]] = {}
 
     def add(self, slot: str, state: str, reason: str | None, clips: int, *work: int) -> None:
@@ -265,37 +263,37 @@ class _Totals:
         ]
 
 
-def _sum_up_untouched(
+def _sum_up_unprocessed(
     state: ShardState,
-    wanted: Desired,
+    desired: Desired,
     reasons: Mapping[str, np.ndarray],
-    untouched_M: np.ndarray,
+    unprocessed_M: np.ndarray,
     sampled_M: np.ndarray,
     totals: _Totals,
 ) -> None:
-    rest_M = untouched_M.copy()
+    rest_M = unprocessed_M.copy()
     for reason, holds_M in reasons.items():
         mine_M = rest_M & holds_M
         rest_M &= ~holds_M
         clips = int(mine_M.sum())
         lengths = sampled_M[mine_M & (sampled_M >= 0)]
-        chunks = -(-lengths // wanted.chunk_frames)
+        chunks = -(-lengths // desired.chunk_frames)
         work = int(lengths.sum()), int(chunks.sum()), clips - len(lengths)
-        for slot in wanted.slots:
+        for slot in desired.slots:
             totals.add(slot, STALE if reason == CHANGED else MISSING, reason, clips, *work)
         state.reasons.update({reason: clips} if clips else {})
 
 
-def _were_sampled_otherwise(output: Output, wanted: Desired, shard: str, ids: pa.Array) -> np.ndarray:
-    """Which clips the version of `clips` in force names, if that is another one."""
-    if wanted.clips_in_force in (None, wanted.versions["clips"]):
+def _were_sampled_otherwise(output: Output, desired: Desired, shard: str, ids: pa.Array) -> np.ndarray:
+    """Mask of clips that the current version of `clips` names, if that is another one."""
+    if desired.current_clips in (None, desired.clips):
         return np.zeros(len(ids), bool)
-    before, _ = read_shard(output, "clips", wanted.clips_in_force or "", shard)
+    before, _ = read_shard(output, "clips", desired.current_clips or "", shard)
     return _mask(pc.is_in(ids, value_set=before["clip_id"].combine_chunks()))
 
 
 def _sum_up_partial(
-    state: ShardState, wanted: Desired, before: Mapping[str, np.ndarray], sampled: np.ndarray, totals: _Totals
+    state: ShardState, desired: Desired, before: Mapping[str, np.ndarray], sampled: np.ndarray, totals: _Totals
 ) -> None:
     for i, (clip_id, there) in enumerate(state.states.items()):
         open_for = RETRIED if before[RETRIED][i] else CLOSED_EARLY if before[CLOSED_EARLY][i] else MISSING_CHUNKS
@@ -304,22 +302,22 @@ def _sum_up_partial(
             for slot in group:
                 lacking.setdefault(slot, []).extend(intervals)
         new = []
-        for slot in wanted.slots:
+        for slot, version in desired.slots.items():
             if slot not in lacking:
                 totals.add(slot, PRESENT, None, 1)
                 continue
-            others = any(version != wanted.versions[slot] for version in wanted.there[slot])
+            others = any(other != version for other in desired.there[slot])
             reason = open_for
             if not there.held.get(slot) and (others or before[NEW_VERSION][i]):
                 reason = NEW_VERSION
                 new.append(slot)
-            totals.add(slot, MISSING, reason, 1, *_amount(lacking[slot], int(sampled[i]), wanted.chunk_frames))
+            totals.add(slot, MISSING, reason, 1, *_amount(lacking[slot], int(sampled[i]), desired.chunk_frames))
         if lacking:
             state.reasons[f"new version of {', '.join(new)}" if new else open_for] += 1
 
 
 def _amount(intervals: Sequence[Interval], sampled: int, chunk_frames: int) -> tuple[int, int, int]:
-    """Frames and chunks of the missing intervals, and 1 if their end is unknown, also from earlier runs."""
+    """Frames and chunks of the missing intervals, and 1 if their end is unknown, from earlier runs too."""
     frames = chunks = unknown = 0
     for first, count in intervals:
         if first + count >= END:

@@ -1,4 +1,4 @@
-"""One run's books: what was asked, what has been finished, and the record that stays of it.
+"""The accounts of one run: its context, its ledger, its metrics and its record.
 
 In: the plan and the accounts of written chunks. Out: outcomes per clip, metrics, and a file in `runs/`.
 """

@@ -1,7 +1,7 @@
 """The accounts of a run: which chunks of which clips are committed, which clips and shards are finished.
 
-Python objects are kept of clips that are being worked on, and of those that ended in shards that have not. What was
-settled before the run stays in Arrow.
+Only clips in work, and ended clips of shards that have not ended, are Python objects. What was up to date before the
+run stays in Arrow.
 """
 
 from collections import Counter
@@ -15,6 +15,7 @@ from pipeline import schema
 from pipeline.intervals import ClipState
 from pipeline.planning.plan import Plan
 from pipeline.planning.shard_diff import NO_FRAME
+from pipeline.planning.versions import SlotVersions, TableVersions
 from pipeline.storage.output import Output
 from pipeline.tables.shard_file import are_closed_early, read_shard, write_shard
 
@@ -25,14 +26,16 @@ class RunLedger:
 
     Attributes:
         output: where the tables are.
-        plan: what the run set out to do.
-        versions: slot or table -> version, `clips` and `quarantine` among them.
+        plan: of the run.
+        slots: versions of the models.
+        tables: versions of the tables, `clips` and `quarantine` among them.
         frames, faces: sampled frames and faces that this run has committed to `faces`.
     """
 
     output: Output
     plan: Plan
-    versions: Mapping[str, str]
+    slots: SlotVersions
+    tables: TableVersions
     frames: int = 0
     faces: int = 0
     _row_of: dict[str, int] = field(default_factory=dict)  # clips that have not ended -> row of plan.clips
@@ -60,11 +63,6 @@ class RunLedger:
                 self._write_shard(shard)
 
     @property
-    def slots(self) -> list[str]:
-        """The wanted slots."""
-        return [slot for slot in self.versions if slot in schema.SLOTS]
-
-    @property
     def ended(self) -> list[str]:
         """Clips that have ended since the plan was made."""
         return self._ended
@@ -90,12 +88,12 @@ class RunLedger:
         for account in accounts.to_pylist():
             clip_id = account["clip_id"]
             if clip_id not in self._row_of:
-                continue  # it has ended, by an error for example: a chunk that was on its way changes nothing
+                continue  # it has ended, by an error for example: a chunk that was still in flight changes nothing
             state = self.plan.states.setdefault(clip_id, ClipState())
             if account["error"] is not None:
                 state.error = account["error"]
             for slot in account["slots"]:
-                # an account with an error ends the clip for this run, though the ledger does not believe in that end
+                # an account with an error ends the clip for this run, though not in the ledger, for later runs
                 state.add(slot, account)
             if "face" in account["slots"] and account["error"] is None:
                 self.frames += account["count"]
@@ -106,7 +104,7 @@ class RunLedger:
     def _close_if_ended(self, clip_id: str) -> str | None:
         """The shard of a clip that has just ended; its state then becomes rows."""
         state = self.plan.states[clip_id]
-        if not state.ended(self.slots):
+        if not state.ended(list(self.slots)):
             return None
         clip = self.plan.clips.slice(self._row_of.pop(clip_id), 1).to_pylist()[0]
         del self.plan.states[clip_id]
@@ -123,23 +121,23 @@ class RunLedger:
     def _write_shard(self, shard: str) -> None:
         """Write `quarantine`, then `clips`, of a finished shard; rows of clips that this corpus does not name stay.
 
-        All but one: that of a tar as a whole, which said why its members could not be listed, goes when they are.
+        One goes: the row of a tar as a whole, which says why its members could not be listed, once they are listed.
         """
         ended = self.plan.ended[shard]
         rows = [ended, pa.Table.from_pylist(self._rows.pop(shard, []), schema=schema.CLIPS)]
         worked = pa.concat_tables(rows)["clip_id"].combine_chunks()
-        before, complete_for = read_shard(self.output, "clips", self.versions["clips"], shard)
+        before, complete_for = read_shard(self.output, "clips", self.tables["clips"], shard)
         before = before.filter(pc.invert(are_closed_early(before)))
         named = self.plan.clips.filter(pc.equal(self.plan.clips["shard"], shard))
         mine = named["clip_id"].combine_chunks()
         tars = named.filter(pc.is_valid(named["member"]))["uri"].combine_chunks()
         kept = _without(before, worked, mine, tars)
         others = kept.filter(pc.invert(pc.is_in(kept["clip_id"], value_set=mine)))
-        slots = {slot: self.versions[slot] for slot in self.slots}
+        slots = dict(self.slots)
         # others may be complete for other versions; then the file vouches for none, and plans read the footers
         vouched = slots if not others.num_rows or complete_for == slots else {}
 
-        known, _ = read_shard(self.output, "quarantine", self.versions["quarantine"], shard)
+        known, _ = read_shard(self.output, "quarantine", self.tables["quarantine"], shard)
         known = _without(known, worked, mine, tars)
         new = pa.Table.from_pylist(self._quarantine.pop(shard, []), schema=schema.QUARANTINE)
         self._write("quarantine", shard, [known, new], {})
@@ -147,7 +145,7 @@ class RunLedger:
 
     def _write(self, name: str, shard: str, parts: list[pa.Table], vouched: Mapping[str, str]) -> None:
         table = pa.concat_tables(parts).sort_by("clip_id").cast(schema.table_schema(name))
-        write_shard(self.output, name, self.versions[name], shard, table, vouched)
+        write_shard(self.output, name, self.tables[name], shard, table, vouched)
 
 
 def _without(rows: pa.Table, worked: pa.Array, named: pa.Array, tars: pa.Array) -> pa.Table:

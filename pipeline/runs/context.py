@@ -1,27 +1,34 @@
-"""What the tasks of a run must know."""
+"""The facts of a run that its tasks must know."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.config.models import Config
+from pipeline.planning.versions import SlotVersions, TableVersions, clips_version, tables_of
 from pipeline.storage.output import Output, open_output
 
 
 @dataclass(frozen=True)
-class Job:
-    """What the tasks of a run must know.
+class RunContext:
+    """What every step of a run must know; it travels to the workers.
 
     Attributes:
-        out: output folder.
+        out: output folder, any fsspec URI.
         config: the run's configuration.
-        versions: slot -> version.
-        run: its name, for logs.
+        slots: versions of the models.
+        tables: versions of the tables that the run fills.
+        run: its name, for logs and its record.
     """
 
     out: str
     config: Config
-    versions: Mapping[str, str]
+    slots: SlotVersions
+    tables: TableVersions
     run: str = ""
+
+    @classmethod
+    def of(cls, out: str, config: Config, slots: SlotVersions, run: str = "") -> "RunContext":
+        """The context of models under a configuration: the versions of the tables follow from both."""
+        return cls(out, config, slots, tables_of(slots, clips_version(config.decode)), run)
 
     def open(self) -> Output:
         """The output, opened in this process."""

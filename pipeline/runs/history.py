@@ -1,21 +1,34 @@
-"""What the records of earlier runs (OUT/runs/*.json) say."""
+"""Records of earlier runs (OUT/runs/*.json), also those of 0.1."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline import schema
 from pipeline.storage.output import Output
 
 
 def read_runs(output: Output) -> Iterator[dict[str, Any]]:
-    """Records of the runs, the latest first."""
+    """Records of the runs, the latest first, all in the form in which record.py writes them."""
     try:
         found = output.fs.ls(output.path("runs"), detail=False)
     except FileNotFoundError:
         return
     for path in sorted(map(str, found), reverse=True):
         if path.endswith(".json"):
-            yield json.loads(output.fs.cat_file(path))
+            yield _upgrade(json.loads(output.fs.cat_file(path)))
+
+
+def _upgrade(record: dict[str, Any]) -> dict[str, Any]:
+    """A record in its present form: 0.1 had other names, and the versions of slots and tables in one dict."""
+    for old, new in (("unaccounted", "missing"), ("held_back", "pending")):
+        if old in record:
+            record.setdefault(new, record.pop(old))
+    if "tables" not in record:
+        versions = record.get("versions", {})
+        record["versions"] = {slot: version for slot, version in versions.items() if slot in schema.SLOTS}
+        record["tables"] = {schema.TABLE_OF_SLOT.get(name, name): version for name, version in versions.items()}
+    return record
 
 
 def recorded_revisions(output: Output) -> dict[str, str]:
@@ -36,5 +49,5 @@ def recorded_revisions(output: Output) -> dict[str, str]:
 
 def faces_versions(output: Output, slot: str, version: str) -> set[str]:
     """Versions of `faces` on which runs have computed this version of another slot's table."""
-    runs = [run.get("versions", {}) for run in read_runs(output)]
+    runs = [run["versions"] for run in read_runs(output)]
     return {versions["face"] for versions in runs if versions.get(slot) == version and "face" in versions}

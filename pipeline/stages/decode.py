@@ -1,7 +1,13 @@
-"""Decoding clips in tasks: from work rows to chunks of the flow, with what is stored of them already."""
+"""Stage 2, decode: from work rows to chunks of the flow, with the results that are stored of them already.
+
+A clip whose worker died is decoded in a subprocess from the second attempt on: see stages/annotate.py.
+"""
 
 import time
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,12 +15,16 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.arrays import columns_to_matrix
-from pipeline.decode.rows import chunks_to_table
-from pipeline.isolation.decoding import decode_isolated
-from pipeline.isolation.registry import RegistryClient
+from pipeline.config.models import Config
+from pipeline.corpus import allowlist
+from pipeline.decode.chunking import chunks_to_table, error_row
+from pipeline.decode.decoder import decode_clip
+from pipeline.errors import UNEXPECTED
+from pipeline.isolation import subprocess as isolation
+from pipeline.isolation.registry import InFlightMark, RegistryClient
 from pipeline.observe import metrics
 from pipeline.observe.logging import ERROR_FIELDS, get_logger
-from pipeline.runs.context import Job
+from pipeline.runs.context import RunContext
 from pipeline.tables import parquet
 
 _RESULTS = ("face_index", "face_number", *schema.SLOTS)
@@ -32,33 +42,101 @@ def pack_work(work: pa.Table, blocks: int) -> list[dict[str, bytes]]:
     return packed
 
 
-def decode_packed(packed: pa.Table, job: Job, marks: RegistryClient) -> Iterator[pa.Table]:
+def decode_packed(packed: pa.Table, context: RunContext, registry: RegistryClient) -> Iterator[pa.Table]:
     """`decode_clips` of blocks out of `pack_work`."""
     for block in packed["work"]:
-        yield from decode_clips(pa.ipc.open_stream(block.as_buffer()).read_all(), job, marks)
+        yield from decode_clips(pa.ipc.open_stream(block.as_buffer()).read_all(), context, registry)
 
 
-def decode_clips(work: pa.Table, job: Job, marks: RegistryClient) -> Iterator[pa.Table]:
+def decode_clips(work: pa.Table, context: RunContext, registry: RegistryClient) -> Iterator[pa.Table]:
     """Decode the clips of some work rows (plan.WORK); yields one table of one row (schema.FLOW) per chunk.
 
     Args:
         work: the rows.
-        job: the run.
-        marks: where attempts are counted.
+        context: the run.
+        registry: where attempts are counted.
     """
     for row in work.to_pylist():
-        stored = _read_stored(job, row) if row["stored"] else {}
-        only = set(stored["face"]["frame"].to_pylist()) if "face" in stored else None  # others have nothing to look at
-        for chunk in metrics.timed_items(decode_isolated(row, job.config, marks, only), "decode"):
-            _log_decoded(chunk, row, job)
+        stored = _read_stored(context, row) if row["stored"] else {}
+        only = set(stored["face"]["frame"].to_pylist()) if "face" in stored else None  # no other frame has a face
+        for chunk in metrics.timed_items(decode_isolated(row, context.config, registry, only), "decode"):
+            _log_decoded(chunk, row, context)
             if row["end_known"] and not chunk["count"] and chunk["error"] is None:
-                continue  # the end is on record already; this row would only say it again
+                continue  # the end is recorded already; this row would only repeat it
             yield _to_flow(chunk, row, stored)
 
 
-def _log_decoded(chunk: Mapping, row: Mapping, job: Job) -> None:
-    place = {"run": job.run, "shard": row["shard"], "clip": row["clip_id"], "chunk": chunk["first"]}
-    log = get_logger(job.config.ray.log_level)
+def decode_isolated(
+    row: Mapping[str, Any], config: Config, registry: RegistryClient, only: Collection[int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Chunks of a row of plan.WORK as of decoder.decode_clip, whatever the clip does to its process.
+
+    Yields nothing more once the run is to stop; the clip then has no last row, and the next run continues it.
+    """
+    slots = ",".join(row["slots"])
+    mark = InFlightMark("decode", row["clip_id"], row["fingerprint"], zlib.crc32(slots.encode()))
+    have = [(interval["first"], interval["count"]) for interval in row["have"]]
+    if registry.stopping():
+        return
+    if not allowlist.is_allowed(row["uri"], config.sources.allow):  # checked again: a link may lead elsewhere by now
+        details = {"stage": "open", "error_class": "forbidden", "message": allowlist.refusal(row["uri"])}
+        yield error_row(row, 0, details)
+        return
+    (deaths,) = registry.hold([mark])
+    if deaths:
+        metrics.record("faceatlas_retries", stage="decode")
+    try:
+        if deaths:
+            chunks = _decode_in_subprocess(row, config, have, only, mark, registry)
+        else:
+            chunks = decode_clip(row, config.decode, config.storage.options, have=have, only=only)
+            chunks = isolation.limit_each(chunks, config.faults.decode_limit_s)
+        for chunk in chunks:
+            yield chunk
+            if not chunk["last"] and registry.stopping():
+                return
+    finally:
+        registry.release()
+
+
+def _decode_in_subprocess(
+    row: Mapping[str, Any],
+    config: Config,
+    have: Sequence[tuple[int, int]],
+    only: Collection[int] | None,
+    mark: InFlightMark,
+    registry: RegistryClient,
+) -> Iterator[dict[str, Any]]:
+    limits = isolation.SubprocessLimits(config.faults.decode_limit_s, config.faults.decode_memory_mb)
+    given, first = 0, 0
+    while True:
+        try:
+            with isolation.WorkerSubprocess(partial(_serve_decoder, config), limits, "decoding") as worker:
+                for number, chunk in enumerate(worker.run((row, have, only))):
+                    if number >= given:  # earlier ones came out of the previous attempt
+                        given, first = given + 1, chunk["first"] + chunk["count"]
+                        yield chunk
+            return
+        except (isolation.SubprocessDiedError, isolation.SubprocessRaisedError) as error:
+            deaths = registry.died(mark, str(error))
+            if deaths >= config.faults.attempts:
+                error_class = error.error_class if isinstance(error, isolation.SubprocessDiedError) else UNEXPECTED
+                details = {"stage": "decode", "error_class": error_class, "message": str(error), "attempts": deaths}
+                yield error_row(row, first, details)
+                return
+
+
+def _serve_decoder(config: Config) -> Callable[[Any], Iterable[Any]]:
+    def decode(request: tuple) -> Iterator[dict[str, Any]]:
+        row, have, only = request
+        return decode_clip(row, config.decode, config.storage.options, have=have, only=only)
+
+    return decode
+
+
+def _log_decoded(chunk: Mapping, row: Mapping, context: RunContext) -> None:
+    place = {"run": context.run, "shard": row["shard"], "clip": row["clip_id"], "chunk": chunk["first"]}
+    log = get_logger(context.config.ray.log_level)
     if chunk["error"] is not None:
         log.warning("clip_failed", **place, **{name: chunk["error"].get(name) for name in ERROR_FIELDS})
     elif chunk["last"]:
@@ -79,9 +157,9 @@ def _to_flow(chunk: dict, row: Mapping, stored: Mapping[str, pa.Table]) -> pa.Ta
     return table.select(schema.FLOW.names).cast(schema.FLOW)
 
 
-def _read_stored(job: Job, row: Mapping) -> dict[str, pa.Table]:
+def _read_stored(context: RunContext, row: Mapping) -> dict[str, pa.Table]:
     """Stored rows of the clip, slot by slot, sorted by frame and face."""
-    output = job.open()
+    output = context.open()
     tables = {}
     for item in row["stored"]:
         parts = [parquet.read_file(output, path) for path in item["paths"]]

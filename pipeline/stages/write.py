@@ -1,4 +1,4 @@
-"""Writing in tasks: what the actors found in chunks goes to the tables of their slots."""
+"""Stage 4, write: commits the results of annotated chunks to the tables of their slots."""
 
 import time
 
@@ -10,11 +10,11 @@ from pipeline import schema
 from pipeline.errors import OutputError
 from pipeline.observe import metrics
 from pipeline.observe.logging import ERROR_FIELDS, get_logger
-from pipeline.runs.context import Job
+from pipeline.runs.context import RunContext
 from pipeline.tables import parquet
 from pipeline.tables.tombstones import drop_erased_faces
 
-#: what is said of a chunk once it is committed, or of a clip's end
+#: the account of a chunk that was committed, or of a clip's end
 ACCOUNT = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -29,37 +29,37 @@ ACCOUNT = pa.schema(
 )
 
 
-def write_chunks(rows: pa.Table, job: Job) -> pa.Table:
+def commit_chunks(rows: pa.Table, context: RunContext) -> pa.Table:
     """Commit annotated chunks (schema.FLOW) to the tables of their slots; returns their accounts (ACCOUNT).
 
-    `faces` is written first: chunks that it lacks are detected anew, while a chunk that only other tables lack is
-    computed from its stored boxes, so that all tables speak of the same faces.
+    `faces` is written first: a chunk that it lacks is detected again, while a chunk that only other tables lack is
+    computed from its stored boxes, so that all tables hold the same faces.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     metrics.record_waits(rows, "write")
-    output = job.open()
+    output = context.open()
     rows = drop_erased_faces(rows, output)
     counts = rows["count"].combine_chunks()
     faces = rows["face_index"].combine_chunks().value_lengths().fill_null(0).cast(pa.int64())
     failed = rows["error"].combine_chunks().is_valid()
-    # an error is no end that may be believed later: other bytes or another decoder may get further
+    # an error is not the clip's end for later runs: other bytes or another decoder may get further
     sound = pc.invert(failed)
     last = pc.and_(pc.and_(rows["last"].combine_chunks(), sound), rows["video"].combine_chunks().is_valid())
     ledger = pa.table(
         [rows["clip_id"], rows["fingerprint"], rows["first"], counts, faces, last, rows["video"]],
         schema=parquet.LEDGER,
     )
-    worth_noting = pc.and_(pc.or_(pc.greater(counts, 0), last), sound)
+    stored = pc.and_(pc.or_(pc.greater(counts, 0), last), sound)
     for shard in rows["shard"].unique().to_pylist():
-        for slot, version in job.versions.items():
+        for slot, version in context.slots.items():
             asked = pa.array([slot in (slots or ()) for slots in rows["slots"].to_pylist()])
-            mine = pc.and_(pc.and_(pc.equal(rows["shard"], shard), asked), worth_noting)
+            mine = pc.and_(pc.and_(pc.equal(rows["shard"], shard), asked), stored)
             part = rows.filter(mine)
             if part.num_rows:
-                table = slot_rows(part, slot, job.config.store.embedding_dtype)
+                table = slot_rows(part, slot, context.config.store.embedding_dtype)
                 parquet.write_chunk_file(output, schema.TABLE_OF_SLOT[slot], version, shard, table, ledger.filter(mine))
-    metrics.record("faceatlas_stage_seconds", time.monotonic() - begun, stage="write")
-    _log_committed(rows, job)
+    metrics.record("faceatlas_stage_seconds", time.monotonic() - started, stage="write")
+    _log_committed(rows, context)
     return pa.table(
         [
             rows["clip_id"],
@@ -75,10 +75,10 @@ def write_chunks(rows: pa.Table, job: Job) -> pa.Table:
     )
 
 
-def _log_committed(rows: pa.Table, job: Job) -> None:
-    log = get_logger(job.config.ray.log_level)
+def _log_committed(rows: pa.Table, context: RunContext) -> None:
+    log = get_logger(context.config.ray.log_level)
     for row in rows.select(["clip_id", "shard", "first", "error"]).to_pylist():
-        place = {"run": job.run, "shard": row["shard"], "clip": row["clip_id"], "chunk": row["first"]}
+        place = {"run": context.run, "shard": row["shard"], "clip": row["clip_id"], "chunk": row["first"]}
         error = row["error"]
         if error is None:
             log.debug("committed", **place)
@@ -142,8 +142,8 @@ def _value_columns(lists: pa.Array, slot: str, target: pa.Schema, faces: int) ->
         at += width
         unknown = np.isnan(part).any(axis=1)
         if pa.types.is_fixed_size_list(f.type):
-            child = pa.array(part.ravel().astype(f.type.value_type.to_pandas_dtype()), f.type.value_type)
-            columns[f.name] = pa.FixedSizeListArray.from_arrays(child, type=f.type, mask=pa.array(unknown))
+            values = pa.array(part.ravel().astype(f.type.value_type.to_pandas_dtype()), f.type.value_type)
+            columns[f.name] = pa.FixedSizeListArray.from_arrays(values, type=f.type, mask=pa.array(unknown))
         else:
             columns[f.name] = pa.array(part[:, 0], f.type, mask=unknown)
     return columns

@@ -125,7 +125,7 @@ def start(nodes, tmp_path_factory):
         process.kill()
 
 
-FINISHED = "NOT IN ORDER: 1 clips failed by a mistake"  # all is done but for the clip that makes a model raise
+FINISHED = "INCOMPLETE: 1 clips failed by a bug"  # all is done but for the clip that makes a model raise
 
 
 def wait(process):

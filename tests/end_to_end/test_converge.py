@@ -177,7 +177,7 @@ def test_a_version_that_a_part_of_the_clips_has_comes_into_force_only_on_demand(
     report = annotate(few / "nobody.mp4", annotated, bundle(3.0), *SETTINGS)
     assert (report.complete, report.pending) == (True, 2)
     assert tables.read_current(open_output(annotated)) == before
-    assert "NOT IN FORCE YET: 2 clips" in capsys.readouterr().out
+    assert "NOT PROMOTED: 2 clips" in capsys.readouterr().out
     report = annotate(few / "nobody.mp4", annotated, bundle(3.0), *SETTINGS, "store.promote_early=true")
     assert (report.complete, report.pending) == (True, 0)
     assert tables.read_current(open_output(annotated))["emotions"] != before["emotions"]

@@ -23,13 +23,15 @@ from pipeline.identity.knn import find_neighbors, to_grid
 from pipeline.identity.knn_tasks import search_by_tasks
 from pipeline.identity.overrides import Override, add_override, read_overrides
 from pipeline.identity.version import aggregate_version
+from pipeline.planning.versions import tables_of
+from pipeline.runs.context import RunContext
 from pipeline.schema import CLIPS, slot_schema
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 from pipeline.tables.shard_file import write_shard
 
 PEOPLE = np.linalg.qr(np.random.default_rng(3).standard_normal((512, 8)))[0].T.astype(np.float32)
-SLOTS = {"face": "f1", "clips": "c1"}
+SLOTS = {"face": "f1"}
 COSINE = 0.3
 
 
@@ -70,9 +72,9 @@ def snapshot(output, *assignments, embeddings="e1"):
     """Aggregate as an annotate run does; identity of each clip (of its last track by id, where it has several)."""
     config = load_config(None, list(assignments), {})
     slots = SLOTS | {"embeddings": embeddings}
-    version = aggregate_version(output, slots, config, COSINE)
-    versions = slots | dict.fromkeys(snapshots.TABLES, version)
-    snapshots.aggregate(output.root, versions, config, COSINE, lambda: None)
+    context = RunContext(output.root, config, slots, tables_of(slots, "c1"))
+    version = aggregate_version(context, COSINE)
+    snapshots.aggregate(context, version, COSINE, lambda: None)
     parquet.promote(output, {"faces": "f1", "embeddings": embeddings, **dict.fromkeys(snapshots.TABLES, version)})
     tracks = parquet.read_table(output.root, "tracks").to_pylist()
     tracks.sort(key=lambda row: (row["clip_id"], row["track_id"]))

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config.models import PoolConfig, load_config
 from pipeline.errors import ConfigError
-from pipeline.flow import fit_pools
+from pipeline.planning.pools import fit_pools
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -8,8 +8,8 @@ from pipeline.config.models import Config, load_config
 from pipeline.corpus.allowlist import is_allowed
 from pipeline.corpus.discover import read_corpus
 from pipeline.errors import ConfigError, ManifestError
-from pipeline.isolation.decoding import decode_isolated
 from pipeline.isolation.registry import AttemptRegistry, RegistryClient
+from pipeline.stages.decode import decode_isolated
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_a_command_that_would_do_nothing_says_so(command):
 
 def test_a_run_says_and_records_licences_and_commits(pyfeat, capsys):
     bundle = annotate.resolve("pyfeat", load_config(None, [], {}))
-    annotate.say_what_is_wanted(Corpus(CLIP.empty_table(), []), bundle, annotate.console)
+    annotate.say_inputs(Corpus(CLIP.empty_table(), []), bundle, annotate.console)
     assert (
         "research only: the weights of embeddings arcface_r50 (non-commercial research only)" in capsys.readouterr().out
     )

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.models import DecodeConfig
+from pipeline.decode.chunking import chunks_to_table
 from pipeline.decode.decoder import decode_clip
-from pipeline.decode.rows import chunks_to_table
 from pipeline.decode.yuv420 import DEGREES, Upright
 from pipeline.schema import CHUNK
 

@@ -1,6 +1,7 @@
 """Ids last: who keeps one, who gets a new one, and what is said about it."""
 
-from pipeline.identity.lineage import carry_ids, new_identity_id, resolve_id, write_lineage
+from pipeline.identity.assign import carry_ids, new_identity_id
+from pipeline.identity.lineage import resolve_id, write_lineage
 
 
 def carry(members, before, retired=()):

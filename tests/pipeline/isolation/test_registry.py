@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.isolation.registry import AttemptRegistry, InFlightMark, RegistryClient, forget, worker_name
+from pipeline.isolation.registry import AttemptRegistry, InFlightMark, RegistryClient, remove_deaths, worker_name
 from pipeline.storage.output import open_output
 
 A, B = InFlightMark("decode", "a" * 16, "1", 0), InFlightMark("annotate:face", "b" * 16, "1", 32)
@@ -79,7 +79,7 @@ def test_clips_with_an_outcome_leave_nothing_behind(out):
     attempts.snapshot()
     attempts.finish([A.clip_id])
     assert [path.name for path in Path(out, "attempts").iterdir()] == [f"{B.clip_id}.json"]
-    forget(open_output(out), [B.clip_id, "never seen"])
+    remove_deaths(open_output(out), [B.clip_id, "never seen"])
     assert AttemptRegistry(out, snapshot_s=0).hold("one", [A, B]) == [0, 0]
 
 

@@ -8,9 +8,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.isolation.subprocess import Limits, SubprocessDiedError, SubprocessRaisedError, WorkerSubprocess, timed
+from pipeline.isolation.subprocess import (
+    SubprocessDiedError,
+    SubprocessLimits,
+    SubprocessRaisedError,
+    WorkerSubprocess,
+    limit_each,
+)
 
-LIMITS = Limits(item_s=2.0, memory_mb=400)
+LIMITS = SubprocessLimits(item_s=2.0, memory_mb=400)
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +69,7 @@ def test_a_child_that_cannot_be_made_says_why(workloads):
 def test_a_child_ends_with_its_parent(workloads):
     program = (
         "import workloads; from pipeline.isolation.subprocess import *\n"
-        "child = WorkerSubprocess(workloads.sleeping_forever, Limits(60, 400), 'testing')\n"
+        "child = WorkerSubprocess(workloads.sleeping_forever, SubprocessLimits(60, 400), 'testing')\n"
         "print(next(child.run(0)), flush=True)\n"
         "import os; os.kill(os.getpid(), 9)"
     )
@@ -76,9 +82,8 @@ def test_a_child_ends_with_its_parent(workloads):
 
 
 def test_a_hang_that_keeps_the_interpreter_lock_ends_the_process(workloads):
-    program = (
-        "import workloads; from pipeline.isolation.subprocess import *\nlist(timed(workloads.deadly()('hang'), 1.0))"
-    )
+    imports = "import workloads; from pipeline.isolation.subprocess import limit_each"
+    program = f"{imports}\nlist(limit_each(workloads.deadly()('hang'), 1.0))"
     command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path}\n{program}"]
     done = subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=60, text=True)
     assert done.returncode == 1
@@ -86,5 +91,5 @@ def test_a_hang_that_keeps_the_interpreter_lock_ends_the_process(workloads):
 
 
 def test_time_of_the_consumer_does_not_count():
-    for _ in timed(iter(range(3)), 0.2):
+    for _ in limit_each(iter(range(3)), 0.2):
         time.sleep(0.3)

@@ -16,16 +16,18 @@ from pipeline.errors import ConfigError
 from pipeline.identity.overrides import Override, add_override, read_overrides
 from pipeline.maintenance import erase, quarantine
 from pipeline.planning.plan import make_plan
+from pipeline.planning.versions import tables_of
 from pipeline.runs.accounting import RunLedger
-from pipeline.runs.context import Job
+from pipeline.runs.context import RunContext
 from pipeline.stages import write
 from pipeline.storage import fs
 from pipeline.storage.output import open_output, write_bytes
 from pipeline.tables import parquet
 from pipeline.tables.shard_file import write_shard
 
-VERSIONS = {"face": "f1", "landmarks": "l1", "embeddings": "e1", "clips": "c1", "quarantine": "c1"}
-SLOTS = {slot: VERSIONS[slot] for slot in ("face", "landmarks", "embeddings")}
+VERSIONS = {"face": "f1", "landmarks": "l1", "embeddings": "e1"}
+TABLES = tables_of(VERSIONS, "c1")
+NEWER = {"face": "f2", "landmarks": "l2", "embeddings": "e2"}
 NEEDS = {"face": (), "landmarks": ("face",), "embeddings": ("face",)}
 CLIPS = {"aaaa1111": 100.0, "bbbb2222": 200.0}  # two people each, at boxes from this x on
 
@@ -51,7 +53,7 @@ def flow_row(clip, first):
         "clip_id": clip,
         "shard": "s",
         "fingerprint": "x",
-        "slots": list(SLOTS),
+        "slots": list(VERSIONS),
         "first": first,
         "count": 2,
         "frames": [first, first + 1],
@@ -68,11 +70,11 @@ def flow_row(clip, first):
 @pytest.fixture
 def output(tmp_path):
     output = open_output(str(tmp_path / "out"))
-    tally = RunLedger(output, make_plan(corpus(), output, VERSIONS, NEEDS), VERSIONS)
+    run_ledger = RunLedger(output, make_plan(corpus(), output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
     rows = [flow_row(clip, first) for first in (0, 2) for clip in CLIPS]  # two files, each with chunks of both clips
     for at in (0, 2):
         table = pa.Table.from_pylist(rows[at : at + 2], schema=schema.FLOW)
-        tally.add(write.write_chunks(table, Job(output.root, Config(), SLOTS)))
+        run_ledger.add(write.commit_chunks(table, RunContext.of(output.root, Config(), VERSIONS)))
     tracks = [
         {
             **dict.fromkeys(schema.TRACKS.names),
@@ -114,7 +116,6 @@ def output(tmp_path):
     write_shard(output, "tracks", "t1", "s", pa.Table.from_pylist(tracks, schema=schema.TRACKS))
     table = pa.Table.from_pylist(identities, schema=schema.IDENTITIES)
     parquet.write_parquet(output, "identities/version=t1/identities.parquet", table)
-    by_table = {schema.TABLE_OF_SLOT.get(name, name): version for name, version in VERSIONS.items()}
     pair = {"identity_a": "person0", "identity_b": "person1", "score": 0.2, "threshold": 0.22}
     pair |= {"seen_together": 2, "reason": "close", "tracks_a": 2, "tracks_b": 2}
     event = {"snapshot": "t1", "event": "split", "from_id": "person1", "to_id": "person0"}
@@ -126,8 +127,14 @@ def output(tmp_path):
     for person, name in enumerate(("Ada", "Bob")):
         tracks_of = tuple(f"{clip}-track{person}" for clip in CLIPS)
         add_override(output, Override(kind="name", tracks=tracks_of, name=name))
-    parquet.promote(output, {**by_table, **snapshot})
-    record = {"run": "r", "versions": VERSIONS, "ignored": [uri("aaaa1111") + ".txt"], "unaccounted": ["aaaa1111"]}
+    parquet.promote(output, {**TABLES, **snapshot})
+    record = {
+        "run": "r",
+        "versions": VERSIONS,
+        "tables": TABLES,
+        "ignored": [uri("aaaa1111") + ".txt"],
+        "missing": ["aaaa1111"],
+    }
     write_bytes(output, "runs/r.json", json.dumps(record).encode())
     write_bytes(output, "faces/version=f1/shard=s/.left.parquet.1.tmp", b"aaaa1111")
     return output
@@ -146,7 +153,7 @@ def all_bytes(output):
 
 
 def replan(output):
-    return make_plan(corpus(), output, VERSIONS, NEEDS)
+    return make_plan(corpus(), output, VERSIONS, TABLES, NEEDS)
 
 
 def faces_of(output):
@@ -194,7 +201,7 @@ def unfinished(output, monkeypatch):
     """The output with chunks of two of the ranges, whose shard no `clips` file names yet."""
     monkeypatch.setattr(sys.modules[__name__], "CLIPS", {**CLIPS, **dict.fromkeys(RANGES, 300.0)})
     rows = [flow_row(clip, 0) for clip in list(RANGES)[:2]]
-    write.write_chunks(pa.Table.from_pylist(rows, schema=schema.FLOW), Job(output.root, Config(), SLOTS))
+    write.commit_chunks(pa.Table.from_pylist(rows, schema=schema.FLOW), RunContext.of(output.root, Config(), VERSIONS))
     return output
 
 
@@ -210,7 +217,7 @@ def test_ranges_of_a_source_in_an_unfinished_shard_are_forgotten_with_the_corpus
 
 def test_no_later_range_of_a_forgotten_source_is_annotated(output):
     erase.erase_source(output, uri("long"))
-    plan = make_plan(Corpus(ranges(), []), output, VERSIONS, NEEDS)
+    plan = make_plan(Corpus(ranges(), []), output, VERSIONS, TABLES, NEEDS)
     assert plan.work.num_rows == 0
     assert plan.outcomes == {"forgotten": 3}
 
@@ -219,9 +226,9 @@ def test_a_rerun_does_not_bring_a_forgotten_clip_back_and_the_totals_add_up(outp
     erase.erase_clip(output, "aaaa1111")
     plan = replan(output)
     assert plan.work.num_rows == 0
-    tally = RunLedger(output, plan, VERSIONS)
-    assert (tally.outcomes, tally.missing) == ({"done": 1, "empty": 0, "quarantined": 0, "forgotten": 1}, [])
-    newer = make_plan(corpus(), output, {**VERSIONS, "face": "f2", "landmarks": "l2", "embeddings": "e2"}, NEEDS)
+    run_ledger = RunLedger(output, plan, VERSIONS, TABLES)
+    assert (run_ledger.outcomes, run_ledger.missing) == ({"done": 1, "empty": 0, "quarantined": 0, "forgotten": 1}, [])
+    newer = make_plan(corpus(), output, NEWER, tables_of(NEWER, "c1"), NEEDS)
     assert newer.work["clip_id"].to_pylist() == ["bbbb2222"]
 
 
@@ -249,8 +256,8 @@ def test_a_forgotten_person_goes_and_the_others_keep_their_numbers(output):
 def test_a_forgotten_person_is_not_written_when_the_faces_are_detected_again(output):
     erase.erase_identity(output, "person0")
     again = pa.Table.from_pylist([flow_row("bbbb2222", 0)], schema=schema.FLOW)
-    job = Job(output.root, Config(), {"face": "f2", "embeddings": "e2", "landmarks": "l2"})
-    assert write.write_chunks(again, job)["faces"].to_pylist() == [2]
+    job = RunContext.of(output.root, Config(), {"face": "f2", "embeddings": "e2", "landmarks": "l2"})
+    assert write.commit_chunks(again, job)["faces"].to_pylist() == [2]
     boxes = parquet.read_version(output, "faces", "f2")["box_x1"].to_pylist()
     assert boxes == [CLIPS["bbbb2222"] + 50] * 2
     vectors = parquet.read_version(output, "embeddings", "e2")["embedding"].to_pylist()
@@ -262,8 +269,8 @@ def test_stored_faces_keep_their_numbers_when_a_table_is_computed_from_them(outp
     row = flow_row("bbbb2222", 0)
     stored = {**row, "slots": ["landmarks"], "face_index": [0, 1], "face_number": [1, 1], "face": row["face"][15:45]}
     stored["landmarks"] = row["landmarks"][: 2 * 136]
-    write.write_chunks(
-        pa.Table.from_pylist([stored], schema=schema.FLOW), Job(output.root, Config(), {"landmarks": "l2"})
+    write.commit_chunks(
+        pa.Table.from_pylist([stored], schema=schema.FLOW), RunContext.of(output.root, Config(), {"landmarks": "l2"})
     )
     assert parquet.read_version(output, "landmarks", "l2")["face"].to_pylist() == [1, 1]
 
@@ -290,18 +297,18 @@ def test_quarantined_clips_are_listed_and_tried_again(output):
     rows = longer.clips.to_pylist()
     rows[2] |= {"clip_id": "cccc3333", "uri": uri("cccc3333")}
     longer = Corpus(pa.Table.from_pylist(rows, schema=schema.CLIP), [])
-    tally = RunLedger(output, make_plan(longer, output, VERSIONS, NEEDS), VERSIONS)
+    run_ledger = RunLedger(output, make_plan(longer, output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
     error = {"stage": "decode", "error_class": "truncated", "message": "cut off"}
-    account = {"clip_id": "cccc3333", "slots": list(SLOTS), "first": 0, "count": 0, "faces": 0, "last": True}
-    tally.add(pa.Table.from_pylist([{**account, "video": None, "error": error}], schema=ACCOUNT))
-    assert make_plan(longer, output, VERSIONS, NEEDS).work.num_rows == 0
+    account = {"clip_id": "cccc3333", "slots": list(VERSIONS), "first": 0, "count": 0, "faces": 0, "last": True}
+    run_ledger.add(pa.Table.from_pylist([{**account, "video": None, "error": error}], schema=ACCOUNT))
+    assert make_plan(longer, output, VERSIONS, TABLES, NEEDS).work.num_rows == 0
     assert quarantine.select(output, {"error_class": "truncated"})["clip_id"].to_pylist() == ["cccc3333"]
     assert quarantine.release(output, {"error_class": "corrupt"}) == 0
     with pytest.raises(ConfigError, match="error_class"):
         quarantine.select(output, {"reason": "truncated"})
     assert quarantine.release(output, {"error_class": "truncated"}) == 1
     assert quarantine.select(output, {}).num_rows == 0
-    assert make_plan(longer, output, VERSIONS, NEEDS).work["clip_id"].to_pylist() == ["cccc3333"]
+    assert make_plan(longer, output, VERSIONS, TABLES, NEEDS).work["clip_id"].to_pylist() == ["cccc3333"]
 
 
 def test_a_forgotten_persons_name_pairs_and_lineage_go_and_those_of_others_stay(output):

@@ -17,12 +17,14 @@ import pyarrow as pa
 from pipeline import schema
 from pipeline.corpus.discover import Corpus
 from pipeline.planning.plan import make_plan
+from pipeline.planning.versions import tables_of
 from pipeline.runs.accounting import RunLedger
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
 SLOTS = schema.SLOTS
-VERSIONS = {**{slot: f"{slot}-1" for slot in SLOTS}, "clips": "c1", "quarantine": "c1"}
+VERSIONS = {slot: f"{slot}-1" for slot in SLOTS}
+TABLES = tables_of(VERSIONS, "c1")
 NEEDS = {slot: () if slot == "face" else ("face",) for slot in SLOTS}
 CHUNKS, CHUNK_FRAMES, CLIPS_PER_SHARD = 4, 32, 1000
 VIDEO = {"frames": 128, "sampled": 128, "fps": 25.0, "width": 512, "height": 512, "codec": "h264"}
@@ -70,11 +72,11 @@ def write_footers(output, corpus, kept=lambda i: CHUNKS, chunks_per_file=CHUNKS 
 
 def measure(output, corpus):
     begun, cpu = time.monotonic(), time.process_time()
-    plan = make_plan(corpus, output, VERSIONS, NEEDS)
+    plan = make_plan(corpus, output, VERSIONS, TABLES, NEEDS)
     seconds, cpu = time.monotonic() - begun, time.process_time() - cpu
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     begun = time.monotonic()
-    tally = RunLedger(output, plan, VERSIONS)
+    run_ledger = RunLedger(output, plan, VERSIONS, TABLES)
     return {
         "clips": corpus.clips.num_rows,
         "plan_s": round(seconds, 1),
@@ -82,8 +84,8 @@ def measure(output, corpus):
         "plan_peak_gb": round(peak_gb, 2),
         "work": plan.work.num_rows,
         "python_states": len(plan.states),
-        "tally_s": round(time.monotonic() - begun, 1),
-        "ended": tally.clips_ended,
+        "ledger_s": round(time.monotonic() - begun, 1),
+        "ended": run_ledger.clips_ended,
     }
 
 

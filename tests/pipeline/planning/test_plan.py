@@ -9,13 +9,15 @@ from pipeline import schema
 from pipeline.corpus.discover import Corpus
 from pipeline.intervals import END, ClipState, complement
 from pipeline.planning.plan import make_plan
+from pipeline.planning.versions import tables_of
 from pipeline.runs.accounting import RunLedger
 from pipeline.stages.write import ACCOUNT
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 from pipeline.tables.shard_file import read_shard
 
-VERSIONS = {"face": "f1", "landmarks": "l1", "clips": "c1", "quarantine": "c1"}
+VERSIONS = {"face": "f1", "landmarks": "l1"}
+TABLES = tables_of(VERSIONS, "c1")
 NEEDS = {"face": (), "landmarks": ("face",)}
 VIDEO = {"frames": 40, "sampled": 40, "fps": 25.0, "width": 64, "height": 48}
 
@@ -42,7 +44,7 @@ def work(plan):
 
 
 def test_a_new_clip_wants_all_slots_from_its_begin_to_its_end(output):
-    plan = make_plan(corpus("a"), output, VERSIONS, NEEDS)
+    plan = make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS)
     assert work(plan)["a", "face", "landmarks"]["have"] == []
     assert plan.reasons == {"new clip": 1}
 
@@ -50,7 +52,7 @@ def test_a_new_clip_wants_all_slots_from_its_begin_to_its_end(output):
 def test_committed_chunks_are_left_out(output):
     for slot in ("face", "landmarks"):
         commit(output, slot, "a", 0, 32)
-    plan = make_plan(corpus("a"), output, VERSIONS, NEEDS)
+    plan = make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS)
     assert work(plan)["a", "face", "landmarks"]["have"] == [{"first": 0, "count": 32}]
 
 
@@ -58,7 +60,7 @@ def test_a_chunk_that_only_one_table_lacks_is_computed_from_the_stored_boxes(out
     path = commit(output, "face", "a", 0, 32)
     commit(output, "face", "a", 32, 8, last=True)
     commit(output, "landmarks", "a", 32, 8, last=True)
-    row = work(make_plan(corpus("a"), output, VERSIONS, NEEDS))["a", "landmarks"]
+    row = work(make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS))["a", "landmarks"]
     assert row["have"] == [{"first": 32, "count": END - 32}]
     assert path in row["stored"][0]["paths"]
     assert row["end_known"]
@@ -67,7 +69,7 @@ def test_a_chunk_that_only_one_table_lacks_is_computed_from_the_stored_boxes(out
 def test_the_chunk_size_may_change_between_runs(output):
     commit(output, "face", "a", 0, 32)
     commit(output, "landmarks", "a", 0, 16)
-    plan = make_plan(corpus("a"), output, VERSIONS, NEEDS)
+    plan = make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS)
     assert work(plan)["a", "landmarks"]["have"] == [{"first": 0, "count": 16}, {"first": 32, "count": END - 32}]
     assert work(plan)["a", "face", "landmarks"]["have"] == [{"first": 0, "count": 32}]
 
@@ -75,10 +77,10 @@ def test_the_chunk_size_may_change_between_runs(output):
 def test_a_finished_clip_needs_nothing_and_its_shard_file_is_written_from_the_footers(output):
     for slot in ("face", "landmarks"):
         commit(output, slot, "a", 0, 40, last=True)
-    plan = make_plan(corpus("a"), output, VERSIONS, NEEDS)
+    plan = make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS)
     assert plan.work.num_rows == 0
-    tally = RunLedger(output, plan, VERSIONS)
-    assert (tally.outcomes["done"], tally.missing) == (1, [])
+    run_ledger = RunLedger(output, plan, VERSIONS, TABLES)
+    assert (run_ledger.outcomes["done"], run_ledger.missing) == (1, [])
     rows, versions = read_shard(output, "clips", "c1", "s")
     assert (rows["frames"].to_pylist(), versions) == ([40], {"face": "f1", "landmarks": "l1"})
 
@@ -86,8 +88,8 @@ def test_a_finished_clip_needs_nothing_and_its_shard_file_is_written_from_the_fo
 def test_a_new_version_of_one_slot_leaves_the_others_alone(output):
     for slot in ("face", "landmarks"):
         commit(output, slot, "a", 0, 40, last=True)
-    RunLedger(output, make_plan(corpus("a"), output, VERSIONS, NEEDS), VERSIONS)
-    plan = make_plan(corpus("a"), output, {**VERSIONS, "landmarks": "l2"}, NEEDS)
+    RunLedger(output, make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
+    plan = make_plan(corpus("a"), output, {**VERSIONS, "landmarks": "l2"}, TABLES, NEEDS)
     assert list(work(plan)) == [("a", "landmarks")]
     assert plan.reasons == {"new version of landmarks": 1}
     assert plan.counts["face"] == {"present": 1, "missing": 0, "stale": 0}
@@ -96,7 +98,7 @@ def test_a_new_version_of_one_slot_leaves_the_others_alone(output):
 def test_changed_bytes_make_a_clip_stale_and_its_rows_go(output):
     for slot in ("face", "landmarks"):
         commit(output, slot, "a", 0, 40, last=True)
-    plan = make_plan(corpus("a", fingerprint="b"), output, VERSIONS, NEEDS)
+    plan = make_plan(corpus("a", fingerprint="b"), output, VERSIONS, TABLES, NEEDS)
     assert plan.reasons == {"changed bytes": 1}
     assert work(plan)["a", "face", "landmarks"]["have"] == []
     parquet.drop_clips(output, "faces", "f1", "s", ["a"])
@@ -107,7 +109,7 @@ def test_a_clip_that_another_corpus_named_stays_in_its_shard(output):
     for clip in ("a", "b"):
         for slot in ("face", "landmarks"):
             commit(output, slot, clip, 0, 40, last=True)
-        RunLedger(output, make_plan(corpus(clip), output, VERSIONS, NEEDS), VERSIONS)
+        RunLedger(output, make_plan(corpus(clip), output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
     assert read_shard(output, "clips", "c1", "s")[0]["clip_id"].to_pylist() == ["a", "b"]
 
 
@@ -117,23 +119,23 @@ def account(clip, first, count, last=False, error=None):
 
 
 def test_chunks_may_be_committed_in_any_order(output):
-    tally = RunLedger(output, make_plan(corpus("a"), output, VERSIONS, NEEDS), VERSIONS)
+    run_ledger = RunLedger(output, make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
     rows = [account("a", 32, 8, last=True), account("a", 0, 16), account("a", 16, 16)]
     for row in rows:
-        assert tally.missing == ["a"]
-        tally.add(pa.Table.from_pylist([row], schema=ACCOUNT))
-    assert tally.outcomes == {"done": 1, "empty": 0, "quarantined": 0}
-    assert (tally.frames, tally.faces) == (40, 3)
+        assert run_ledger.missing == ["a"]
+        run_ledger.add(pa.Table.from_pylist([row], schema=ACCOUNT))
+    assert run_ledger.outcomes == {"done": 1, "empty": 0, "quarantined": 0}
+    assert (run_ledger.frames, run_ledger.faces) == (40, 3)
 
 
 def test_an_error_quarantines_the_clip_and_the_next_plan_leaves_it_alone(output):
-    tally = RunLedger(output, make_plan(corpus("a"), output, VERSIONS, NEEDS), VERSIONS)
+    run_ledger = RunLedger(output, make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
     error = {"stage": "decode", "error_class": "truncated", "message": "cut off after 32 frames"}
     rows = [account("a", 0, 32), account("a", 32, 0, last=True, error=error)]
-    tally.add(pa.Table.from_pylist(rows, schema=ACCOUNT))
+    run_ledger.add(pa.Table.from_pylist(rows, schema=ACCOUNT))
     quarantine, _ = read_shard(output, "quarantine", "c1", "s")
     assert quarantine["message"].to_pylist() == ["cut off after 32 frames"]
-    assert make_plan(corpus("a"), output, VERSIONS, NEEDS).work.num_rows == 0
+    assert make_plan(corpus("a"), output, VERSIONS, TABLES, NEEDS).work.num_rows == 0
 
 
 intervals = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=6)
@@ -165,14 +167,14 @@ def test_missing_names_every_frame_and_slot_exactly_once(faces, landmarks, end):
 
 def test_a_tar_that_could_not_be_listed_is_named_no_more_once_its_members_are(output):
     tar, error = corpus("tar"), {"stage": "open", "error_class": "no_access", "message": "no permission"}
-    tally = RunLedger(output, make_plan(tar, output, VERSIONS, NEEDS), VERSIONS)
-    tally.add(pa.Table.from_pylist([account("tar", 0, 0, last=True, error=error)], schema=ACCOUNT))
-    assert tally.outcomes["quarantined"] == 1
-    assert make_plan(tar, output, VERSIONS, NEEDS).reasons == {"quarantined, tried again": 1}
+    run_ledger = RunLedger(output, make_plan(tar, output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
+    run_ledger.add(pa.Table.from_pylist([account("tar", 0, 0, last=True, error=error)], schema=ACCOUNT))
+    assert run_ledger.outcomes["quarantined"] == 1
+    assert make_plan(tar, output, VERSIONS, TABLES, NEEDS).reasons == {"quarantined, tried again": 1}
 
     row = {"clip_id": "m", "uri": "file:///tar", "member": "m.mp4", "shard": "s", "fingerprint": "a"}
     member = Corpus(pa.Table.from_pylist([row], schema=schema.CLIP), [])
-    tally = RunLedger(output, make_plan(member, output, VERSIONS, NEEDS), VERSIONS)
-    tally.add(pa.Table.from_pylist([account("m", 0, 40, last=True)], schema=ACCOUNT))
+    run_ledger = RunLedger(output, make_plan(member, output, VERSIONS, TABLES, NEEDS), VERSIONS, TABLES)
+    run_ledger.add(pa.Table.from_pylist([account("m", 0, 40, last=True)], schema=ACCOUNT))
     for table, rows in (("clips", ["m"]), ("quarantine", [])):
         assert parquet.read_version(output, table, "c1", ["clip_id"])["clip_id"].to_pylist() == rows

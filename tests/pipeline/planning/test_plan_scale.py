@@ -12,11 +12,13 @@ import pytest
 from pipeline import schema
 from pipeline.corpus.discover import Corpus
 from pipeline.planning.plan import make_plan
+from pipeline.planning.versions import tables_of
 from pipeline.runs.accounting import RunLedger
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
-VERSIONS = {"face": "f1", "landmarks": "l1", "emotions": "e1", "clips": "c1", "quarantine": "c1"}
+VERSIONS = {"face": "f1", "landmarks": "l1", "emotions": "e1"}
+TABLES = tables_of(VERSIONS, "c1")
 SLOTS = ("face", "landmarks", "emotions")
 NEEDS = {"face": (), "landmarks": ("face",), "emotions": ("face", "landmarks")}
 LENGTH = 12
@@ -64,7 +66,7 @@ def asked(plan):
 def test_a_plan_asks_for_every_missing_frame_once_and_for_no_other(seed, tmp_path):
     output = open_output(str(tmp_path))
     corpus, held, ends = random_output(output, seed)
-    plan = make_plan(corpus, output, VERSIONS, NEEDS)
+    plan = make_plan(corpus, output, VERSIONS, TABLES, NEEDS)
     expected = {
         (clip, slot, frame)
         for clip in corpus.clips["clip_id"].to_pylist()
@@ -74,9 +76,9 @@ def test_a_plan_asks_for_every_missing_frame_once_and_for_no_other(seed, tmp_pat
     }
     assert sorted(asked(plan)) == sorted(expected)
     open_clips = {clip for clip, _, _ in expected}
-    tally = RunLedger(output, plan, VERSIONS)
-    assert tally.missing == sorted(open_clips)
-    assert tally.outcomes["done"] == corpus.clips.num_rows - len(open_clips)
+    run_ledger = RunLedger(output, plan, VERSIONS, TABLES)
+    assert run_ledger.missing == sorted(open_clips)
+    assert run_ledger.outcomes["done"] == corpus.clips.num_rows - len(open_clips)
     work = {(row["clip_id"], *row["slots"]): row for row in plan.work.to_pylist()}
     for key, row in work.items():
         for stored in row["stored"]:
@@ -89,7 +91,7 @@ def test_a_plan_asks_for_every_missing_frame_once_and_for_no_other(seed, tmp_pat
 def test_every_table_of_the_summary_counts_every_clip(seed, tmp_path):
     output = open_output(str(tmp_path))
     corpus, held, ends = random_output(output, seed)
-    summary = make_plan(corpus, output, VERSIONS, NEEDS).summary.to_pylist()
+    summary = make_plan(corpus, output, VERSIONS, TABLES, NEEDS).summary.to_pylist()
     for shard in ("a", "b", "c"):
         for slot in SLOTS:
             rows = [row for row in summary if (row["shard"], row["slot"]) == (shard, slot)]

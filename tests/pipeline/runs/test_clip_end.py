@@ -15,8 +15,9 @@ from pipeline.corpus.discover import Corpus
 from pipeline.errors import OutputError
 from pipeline.isolation.registry import AttemptRegistry, RegistryClient
 from pipeline.planning.plan import make_plan
+from pipeline.planning.versions import tables_of
 from pipeline.runs.accounting import RunLedger
-from pipeline.runs.context import Job
+from pipeline.runs.context import RunContext
 from pipeline.stages.decode import decode_clips
 from pipeline.stages.write import ACCOUNT
 from pipeline.storage.output import open_output
@@ -25,7 +26,8 @@ from pipeline.tables.shard_file import VERSIONS_KEY, read_shard, write_shard
 
 FRAMES = 12
 SLOTS = ("face", "landmarks", "emotions")
-VERSIONS = {"face": "f1", "landmarks": "l1", "emotions": "e1", "clips": "c1", "quarantine": "c1"}
+VERSIONS = {"face": "f1", "landmarks": "l1", "emotions": "e1"}
+TABLES = tables_of(VERSIONS, "c1")
 NEEDS = {"face": (), "landmarks": ("face",), "emotions": ("face", "landmarks")}
 CLIP = {"clip_id": "a", "shard": "s", "fingerprint": "x"}
 FACTS = {"frames": FRAMES, "sampled": FRAMES, "fps": 25.0, "width": 64, "height": 48}
@@ -60,8 +62,8 @@ def store_chunk(output, slot, first, count, last=False, video=None):
 
 def accounts_of(output, corpus, seed):
     """What a run would say of the planned work, decoded for real, in an order that workers might end in."""
-    plan = make_plan(corpus, output, VERSIONS, NEEDS)
-    job = Job(output.root, load_config(None, ["decode.chunk_frames=3"], {}), {slot: VERSIONS[slot] for slot in SLOTS})
+    plan = make_plan(corpus, output, VERSIONS, TABLES, NEEDS)
+    job = RunContext.of(output.root, load_config(None, ["decode.chunk_frames=3"], {}), VERSIONS)
     marks = RegistryClient(AttemptRegistry(job.out, snapshot_s=0))
     rows = [row for table in decode_clips(plan.work, job, marks) for row in table.to_pylist()]
     random.Random(seed).shuffle(rows)
@@ -91,16 +93,16 @@ def test_no_plan_ends_a_clip_early(corpus, tmp_path_factory, tiles, held, nested
             store_chunk(output, slot, first, end - first, sees_end or lies == "old", FACTS if sees_end else None)
 
     plan, accounts = accounts_of(output, corpus, seed)
-    tally = RunLedger(output, plan, VERSIONS)
+    run_ledger = RunLedger(output, plan, VERSIONS, TABLES)
     covered = {slot: {f for i in stored[slot] for f in range(*tiles[i])} for slot in SLOTS}
     for account in [None, *accounts]:
         if account is not None:
-            tally.add(pa.Table.from_pylist([account], schema=ACCOUNT))
+            run_ledger.add(pa.Table.from_pylist([account], schema=ACCOUNT))
             for slot in account["slots"]:
                 covered[slot] |= set(range(account["first"], account["first"] + account["count"]))
         whole = all(frames == set(range(FRAMES)) for frames in covered.values())
-        assert whole or tally.missing == ["a"]
-    assert tally.outcomes == {"done": 1, "empty": 0, "quarantined": 0}
+        assert whole or run_ledger.missing == ["a"]
+    assert run_ledger.outcomes == {"done": 1, "empty": 0, "quarantined": 0}
     (row,) = read_shard(output, "clips", "c1", "s")[0].to_pylist()
     assert (row["frames"], row["fps"], row["width"]) == (FRAMES, 25.0, 64)
 
@@ -122,10 +124,10 @@ def closed_early(output):
         store_chunk(output, slot, 0, 4, last=True)
     row = {**CLIP, "uri": "file:///v.mp4", "status": "done", "faces": 2}
     rows = pa.Table.from_pylist([row], schema=schema.CLIPS)
-    vouched = {slot: VERSIONS[slot] for slot in SLOTS}
+    vouched = VERSIONS
     path = f"{parquet.partition('clips', 'c1', 's')}/clips.parquet"
     parquet.write_parquet(output, path, rows, {VERSIONS_KEY: json.dumps(vouched).encode()})
-    parquet.promote(output, {schema.TABLE_OF_SLOT.get(name, name): v for name, v in VERSIONS.items()})
+    parquet.promote(output, TABLES)
 
 
 def test_a_clip_that_was_closed_early_is_found_by_status_and_taken_up_by_the_plan(corpus, tmp_path):
@@ -136,8 +138,8 @@ def test_a_clip_that_was_closed_early_is_found_by_status_and_taken_up_by_the_pla
     plan, accounts = accounts_of(output, corpus, seed=0)
     assert plan.reasons == {"closed before its end": 1}
     assert [row["have"] for row in plan.work.to_pylist()] == [[{"first": 0, "count": 4}]]
-    tally = RunLedger(output, plan, VERSIONS)
-    tally.add(pa.Table.from_pylist(accounts, schema=ACCOUNT))
+    run_ledger = RunLedger(output, plan, VERSIONS, TABLES)
+    run_ledger.add(pa.Table.from_pylist(accounts, schema=ACCOUNT))
     assert read_shard(output, "clips", "c1", "s")[0]["frames"].to_pylist() == [FRAMES]
     assert status.read_status(output.root)["clips"] == {"done": 1, "empty": 0, "quarantined": 0}
 

@@ -6,7 +6,7 @@ import pytest
 from pipeline.config.models import load_config
 from pipeline.isolation.registry import AttemptRegistry, RegistryClient
 from pipeline.planning.plan import WORK
-from pipeline.runs.context import Job
+from pipeline.runs.context import RunContext
 from pipeline.stages.decode import decode_clips, decode_packed, pack_work
 
 
@@ -27,7 +27,7 @@ def test_packed_work_is_the_work(blocks):
 def test_packed_clips_are_decoded_as_others(make_video, tmp_path):
     videos = [make_video(tmp_path / f"{n}.mp4", count=3 + n) for n in range(3)]
     work = pa.Table.from_pylist([row(str(n), uri=path.as_uri(), stored=[]) for n, path in enumerate(videos)], WORK)
-    job = Job(str(tmp_path / "out"), load_config(None, [], {}), {"face": "f1"})
+    job = RunContext.of(str(tmp_path / "out"), load_config(None, [], {}), {"face": "f1"})
     marks = RegistryClient(AttemptRegistry(job.out, snapshot_s=0))
     packed = pa.Table.from_pylist(pack_work(work, 2))
     plain = pa.concat_tables(decode_clips(work, job, marks)).drop_columns("ready")

@@ -20,19 +20,20 @@ import pyarrow.dataset as ds
 
 from pipeline import schema
 from pipeline.config.models import Config, load_config
+from pipeline.converge import drop_stale
 from pipeline.corpus.discover import Corpus
-from pipeline.flow import drop_stale
 from pipeline.isolation.registry import AttemptRegistry, RegistryClient
 from pipeline.maintenance import erase
 from pipeline.planning.plan import make_plan
+from pipeline.planning.versions import tables_of
 from pipeline.runs.accounting import RunLedger
-from pipeline.runs.context import Job
+from pipeline.runs.context import RunContext
 from pipeline.stages import write
 from pipeline.stages.decode import decode_clips
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
 
-VERSIONS = {"face": "f1", "landmarks": "l1", "clips": "c1", "quarantine": "c1"}
+VERSIONS = {"face": "f1", "landmarks": "l1"}
 NEEDS = {"face": (), "landmarks": ("face",)}
 TABLES = {"faces": "f1", "landmarks": "l1"}
 LENGTH, CHUNK = 8, 4
@@ -57,18 +58,17 @@ def run(out, prints):
     corpus = Corpus(pa.Table.from_pylist(rows, schema=schema.CLIP), [])
     output = open_output(str(out))
     erase.finish_erasure(output)
-    plan = make_plan(corpus, output, VERSIONS, NEEDS)
-    slots = {slot: VERSIONS[slot] for slot in NEEDS}
-    drop_stale(output, plan, slots)
-    tally = RunLedger(output, plan, VERSIONS)
+    plan = make_plan(corpus, output, VERSIONS, tables_of(VERSIONS, "c1"), NEEDS)
+    drop_stale(output, plan, VERSIONS)
+    run_ledger = RunLedger(output, plan, VERSIONS, tables_of(VERSIONS, "c1"))
     flow = [row for work in plan.work.to_pylist() for row in flow_rows(work)]
     flow.sort(key=lambda row: row["first"])  # files hold chunks of several clips
-    job = Job(str(out), Config(), slots)
+    job = RunContext.of(str(out), Config(), VERSIONS)
     for at in range(0, len(flow), 2):
-        tally.add(write.write_chunks(pa.Table.from_pylist(flow[at : at + 2], schema=schema.FLOW), job))
-    assert not tally.missing
+        run_ledger.add(write.commit_chunks(pa.Table.from_pylist(flow[at : at + 2], schema=schema.FLOW), job))
+    assert not run_ledger.missing
     parquet.promote(output, {**TABLES, "clips": "c1", "quarantine": "c1"})
-    return tally
+    return run_ledger
 
 
 def flow_rows(work):
@@ -126,16 +126,16 @@ def annotate_video(out, lagging_first=False, die_at_clips=False):
     rows = [{"clip_id": "aa11", "uri": video.as_uri(), "shard": "s", "fingerprint": "x"}]
     corpus = Corpus(pa.Table.from_pylist(rows, schema=schema.CLIP), [])
     output = open_output(str(out))
-    plan = make_plan(corpus, output, VERSIONS, NEEDS)
-    tally = RunLedger(output, plan, VERSIONS)
-    job = Job(str(out), load_config(None, [f"decode.chunk_frames={SMALL}"], {}), {s: VERSIONS[s] for s in NEEDS})
+    plan = make_plan(corpus, output, VERSIONS, tables_of(VERSIONS, "c1"), NEEDS)
+    run_ledger = RunLedger(output, plan, VERSIONS, tables_of(VERSIONS, "c1"))
+    job = RunContext.of(str(out), load_config(None, [f"decode.chunk_frames={SMALL}"], {}), VERSIONS)
     marks = RegistryClient(AttemptRegistry(job.out, snapshot_s=0))
     work = plan.work.take(pc.sort_indices(pc.list_value_length(plan.work["slots"]), null_placement="at_end"))
     for flow in decode_clips(work if lagging_first else plan.work, job, marks):
-        tally.add(write.write_chunks(with_faces(flow), job))
+        run_ledger.add(write.commit_chunks(with_faces(flow), job))
         if die_at_clips and list(Path(out).rglob("clips.parquet")):
             os.kill(os.getpid(), signal.SIGKILL)
-    assert not tally.missing
+    assert not run_ledger.missing
     parquet.promote(output, {**TABLES, "clips": "c1", "quarantine": "c1"})
 
 

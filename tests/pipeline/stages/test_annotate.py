@@ -8,12 +8,13 @@ import pyarrow as pa
 import pytest
 
 from pipeline import schema
-from pipeline.config.models import Config, FaultsConfig
-from pipeline.isolation.annotating import IsolatedAnnotator
-from pipeline.isolation.decoding import decode_isolated
+from pipeline.config.models import Config, FaultsConfig, PoolConfig
 from pipeline.isolation.registry import AttemptRegistry, InFlightMark, RegistryClient
+from pipeline.runs.model import Stage
+from pipeline.stages.annotate import IsolatedAnnotator
+from pipeline.stages.decode import decode_isolated
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "isolation"
 FAULTS = FaultsConfig(decode_limit_s=2, annotate_limit_s=20)
 
 
@@ -52,9 +53,10 @@ def annotate(attempts, tmp_path):
             for _ in range(number):
                 attempts.died(InFlightMark("annotate:face", f"clip{first}", "1", first), "its worker died")
         log = tmp_path / "log"
-        rows = IsolatedAnnotator("workloads:Marker", {"log": str(log)}, ["face"], RegistryClient(attempts), FAULTS)(
-            chunks
-        )
+        from workloads import Marker  # by the name under which a subprocess finds it
+
+        stage = Stage(Marker, {"log": str(log)}, PoolConfig(), ("face",))
+        rows = IsolatedAnnotator(stage, RegistryClient(attempts), FAULTS)(chunks)
         assert rows.schema == chunks.schema
         return rows.to_pylist(), [line.split(" ", 1) for line in log.read_text().splitlines()]
 
