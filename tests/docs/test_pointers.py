@@ -36,6 +36,6 @@ def test_every_file_that_code_and_documents_name_is_there():
     listed = subprocess.run(
         ["git", "ls-files", "*.py", "*.md"], cwd=PROJECT, capture_output=True, text=True, check=True
     )
-    here = str(Path(__file__).resolve().relative_to(PROJECT))
-    found = {path: missing((PROJECT / path).read_text()) for path in listed.stdout.split() if path != here}
+    paths = [path for path in listed.stdout.split() if not path.startswith("tests/docs/")]  # these hold wrong samples
+    found = {path: missing((PROJECT / path).read_text()) for path in paths}
     assert {path: names for path, names in found.items() if names} == {}
