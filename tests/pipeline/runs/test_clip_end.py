@@ -148,5 +148,5 @@ def test_a_clip_that_was_closed_early_is_found_by_status_and_taken_up_by_the_pla
 def test_a_row_without_facts_of_the_video_is_refused(outcome, tmp_path):
     output = open_output(str(tmp_path / "out"))
     rows = pa.Table.from_pylist([{**CLIP, "uri": "file:///v.mp4", "status": outcome}], schema=schema.CLIPS)
-    with pytest.raises(OutputError, match=rf"clip a is {outcome}, yet nobody saw the end of its video"):
+    with pytest.raises(OutputError, match=rf"clip a is {outcome}, but the end of its video was never decoded"):
         write_shard(output, "clips", "c1", "s", rows)
