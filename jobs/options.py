@@ -42,7 +42,8 @@ def exit_on_error() -> Iterator[None]:
         yield
     except StoppedError as error:
         print(
-            "faceatlas: interrupted by a signal. Completed work is kept; run the same command to continue.",
+            "faceatlas: INTERRUPTED, stopped by a signal. Completed work is kept; run the same command again to "
+            "continue.",
             file=sys.stderr,
         )
         raise typer.Exit(EXIT_STOPPED) from error
@@ -54,7 +55,7 @@ def exit_on_error() -> Iterator[None]:
         if cause is None:
             raise
         print(
-            f"faceatlas: the run failed: {cause}\nCompleted work is kept; run the same command to continue.",
+            f"faceatlas: the run failed: {cause}\nCompleted work is kept; run the same command again to continue.",
             file=sys.stderr,
         )
         raise typer.Exit(1) from error

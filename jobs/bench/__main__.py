@@ -41,7 +41,7 @@ def identities(
     seed: Annotated[int, typer.Option(help="Of the tracks that are made.")] = 0,
     save: Annotated[Path | None, typer.Option(help="Write the tracks that are made to this .npz.")] = None,
     exact_up_to: Annotated[
-        int, typer.Option(help="Above so many tracks neighbours are approximate.")
+        int, typer.Option(help="Above so many tracks neighbors are approximate.")
     ] = bench_identities.EXACT_UP_TO,
     compare: Annotated[bool, typer.Option(help="The reference's three methods beside it.")] = False,
     grow: Annotated[

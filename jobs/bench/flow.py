@@ -147,7 +147,7 @@ def _pipeline(corpus: Corpus, bundle: Bundle, config: Config) -> Report:
         controls = Controls(lambda _: None, lambda _: None, ShutdownRequest(config.faults.stop_grace_s))
         report = converge(corpus, out, job.wanted_of(bundle), config, engine, controls)
     if not report.complete:
-        raise BenchError("the run did not end in order")
+        raise BenchError("the run ended incomplete")
     return report
 
 

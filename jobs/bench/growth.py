@@ -10,7 +10,7 @@ from jobs.options import exit_on_error
 from pipeline.errors import ConfigError
 
 #: lines of the picture: seconds on the left, gigabytes on the right
-_SECONDS = {"neighbor_seconds": "neighbours (s)", "seconds": "the rest (s)"}
+_SECONDS = {"neighbor_seconds": "neighbors (s)", "seconds": "the rest (s)"}
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

@@ -241,12 +241,12 @@ def grow(
     Args:
         tracks: old and new ones.
         share: new tracks as a share of the old ones.
-        exact_up_to: above so many tracks neighbours are approximate.
+        exact_up_to: above so many tracks neighbors are approximate.
         rule: parameters.
 
     Returns:
         For `added` and `afresh`: `kept`, the share of the old tracks in an identity that keep its id when ids are
-        carried over (pipeline/identity/lineage.py), seconds, neighbours included, and scores over all tracks. `cost`:
+        carried over (pipeline/identity/lineage.py), seconds, neighbors included, and scores over all tracks. `cost`:
         seconds of adding as a share of those of clustering all again.
     """
     rule = rule or ClusterRule()

@@ -2,7 +2,7 @@
 
     python peer_hog.py CROPS.npz WEIGHTS.skops FACES THREADS OUT.npz
 
-Makes stand-in weights first if WEIGHTS does not exist (the published ones were not at hand): three PCAs of 1000
+Makes stand-in weights first if WEIGHTS does not exist (the published ones were not available): three PCAs of 1000
 components and 20 boosters of 120 trees of depth 6. Then waits for lines on standard input; after each it does
 `extract_hog_features_batched` and `detect_au` once and writes the seconds of both, wall and CPU, as JSON. At the end of
 the input it stores what came out.

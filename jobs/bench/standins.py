@@ -1,4 +1,4 @@
-"""Stand-in weights for every model of the bundle `pyfeat`, to measure speed where the published files are not at hand.
+"""Stand-in weights for every model of the bundle `pyfeat`, to measure speed without the published files.
 
 Networks have the published architecture, size and file layout; their numbers are drawn, the same on every machine.
 The boosters and the PCA have sizes of the published order. What the models say of a face means nothing.

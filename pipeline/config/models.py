@@ -287,7 +287,7 @@ class IdentitiesConfig(Section):
         ge=0,
         description="Small clusters must pass the threshold by up to this much (docs/identities.md).",
     )
-    neighbours: int = Field(default=32, ge=1, description="Candidate neighbours per track.")
+    neighbors: int = Field(default=32, ge=1, description="Candidate neighbors per track.")
     component_cosine: float = Field(
         default=0.5, ge=-1, le=1, description="The first phase links within connected components of tracks this close."
     )
@@ -309,10 +309,10 @@ class IdentitiesConfig(Section):
         default=0.15, ge=0, le=1, description="A track of lower quality (tiny or few faces) seeds no identity."
     )
     exact_up_to: int = Field(
-        default=100_000, ge=0, description="Neighbours are exact up to this many tracks; above, approximate."
+        default=100_000, ge=0, description="Neighbors are exact up to this many tracks; above, approximate."
     )
     local_up_to: int = Field(
-        default=20_000, ge=0, description="The driver searches neighbours up to this many tracks; above, Ray tasks do."
+        default=20_000, ge=0, description="The driver searches neighbors up to this many tracks; above, Ray tasks do."
     )
     recluster_up_to: int = Field(
         default=20_000,
@@ -365,6 +365,7 @@ class Config(Section):
 RENAMED = {
     "store.switch_early": "store.promote_early",
     "identities.size_adjust": "identities.small_cluster_margin",
+    "identities.neighbours": "identities.neighbors",
     "identities.kinship": "identities.relative_similarity",
     "identities.afresh_up_to": "identities.recluster_up_to",
     "identities.afresh_growth": "identities.recluster_growth",

@@ -1,7 +1,7 @@
 """One decoded frame as planar YUV 4:2:0 of 8 bits, as it is to be displayed, whatever format the codec gives.
 
 Frames in that format are copied; all others go through swscale once, with matrix and range set explicitly, so that what
-a chunk says of its colours is what was done. Pixels are not resampled: an aspect ratio other than 1 stays unapplied.
+a chunk says of its colors is what was done. Pixels are not resampled: an aspect ratio other than 1 stays unapplied.
 """
 
 import math

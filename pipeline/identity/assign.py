@@ -62,7 +62,7 @@ def rule_of(threshold: float, config: IdentitiesConfig) -> ClusterRule:
     """The parameters of a clustering; `config.threshold` overrules the model's."""
     threshold = threshold if config.threshold is None else config.threshold
     linkage = LinkageRule(threshold, config.small_cluster_margin, config.conflict_share, config.relative_similarity)
-    return ClusterRule(linkage, config.neighbours, config.component_cosine)
+    return ClusterRule(linkage, config.neighbors, config.component_cosine)
 
 
 def cluster_tracks(

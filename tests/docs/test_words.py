@@ -140,7 +140,7 @@ def test_documents_use_the_words_of_today(path):
 
 
 def test_an_old_word_is_noticed_and_its_replacement_named():
-    text = "It has\nbegun afresh.\n\nThe colour of `colour.py`, in actors/ops/colour.py, of the neighbours."
+    text = "It has\nbegun afresh.\n\nThe colour of `colour.py`, in elsewhere/ops/colour.py, of the neighbours."
     found = [str(finding) for finding in search(without_code(text), "page.md", PROSE)]
     assert [finding.split(":")[1] for finding in found] == ["1", "1", "4", "4"]
     assert found[0] == "page.md:1: 'begun': write started"

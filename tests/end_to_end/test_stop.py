@@ -58,7 +58,7 @@ def test_what_is_finished_is_committed_and_the_next_run_does_the_rest(annotate, 
     text, _ = process.communicate(timeout=120)
     assert process.returncode == 143, text
     assert "stopped by a signal" in text.lower()
-    assert "does the rest" in text
+    assert "run the same command again" in text
 
     output = open_output(str(out))
     version = parquet.read_current(output)["faces"]

@@ -4,7 +4,7 @@ import yaml
 from pipeline.config.models import RENAMED, IdentitiesConfig, load_config
 from pipeline.config.render import to_yaml
 from pipeline.errors import ConfigError
-from pipeline.planning.versions import digest
+from pipeline.planning.versions import digest_values
 
 
 def test_assignments_beat_the_environment_which_beats_the_file(tmp_path):
@@ -94,5 +94,5 @@ def test_an_old_name_gives_way_to_a_new_one_of_a_later_source_but_not_of_the_sam
 
 
 def test_versions_hash_the_settings_as_0_1_did():
-    assert digest(IdentitiesConfig().of_versions()) == "3e26e0f98a9b"
-    assert digest(IdentitiesConfig(recluster_up_to=1).of_versions()) != "3e26e0f98a9b"
+    assert digest_values(IdentitiesConfig().of_versions()) == "3e26e0f98a9b"
+    assert digest_values(IdentitiesConfig(recluster_up_to=1).of_versions()) != "3e26e0f98a9b"
