@@ -18,10 +18,10 @@ read -ra options <<<"${OPTIONS:-}"
 limits=${LIMITS:-"landmarks mean_distance=1.5
 emotions mean_delta=0.05"}
 
-in_force() { # JSON of `versions list`, TABLE
+current_version() { # JSON of `versions list`, TABLE
     python -c '
 import json, sys
-print(next((row["version"] for row in json.load(sys.stdin) if row["table"] == sys.argv[1] and row["in_force"]), ""))' \
+print(next((row["version"] for row in json.load(sys.stdin) if row["table"] == sys.argv[1] and row["current"]), ""))' \
         "$2" <<<"$1"
 }
 
@@ -44,8 +44,8 @@ if ! out_versions=$(faceatlas versions list "$out" --json 2>"$complaint"); then
 fi
 while read -r table limit; do
     [ -n "$table" ] || continue
-    old=$(in_force "$out_versions" "$table")
-    new=$(in_force "$canary_versions" "$table")
+    old=$(current_version "$out_versions" "$table")
+    new=$(current_version "$canary_versions" "$table")
     if [ -z "$old$new" ]; then
         echo "LIMITS: neither $canary_out nor $out has a table '$table'" >&2
         exit 2

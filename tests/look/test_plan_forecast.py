@@ -40,7 +40,7 @@ def test_headers_tell_clips_hours_and_frames_and_what_cannot_be_read(videos, tmp
     assert made["hours"] == pytest.approx(3 / 3600, rel=0.05)
     assert made["seconds"] is None
     assert not out.exists()
-    assert "--measure times a few chunks" in plan(videos, out, "--bundle", "tiny")
+    assert "unknown without --measure, which times a few chunks" in plan(videos, out, "--bundle", "tiny")
 
 
 def test_a_measurement_gives_time_cost_and_hours_of_each_model(videos, tmp_path):
