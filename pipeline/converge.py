@@ -21,6 +21,7 @@ from pipeline import schema
 from pipeline.config.models import Config
 from pipeline.corpus.discover import Corpus
 from pipeline.flow import build_flow
+from pipeline.identity import snapshot
 from pipeline.identity.version import aggregate_version
 from pipeline.isolation.registry import start_registry
 from pipeline.isolation.shutdown import ShutdownRequest
@@ -169,7 +170,7 @@ def _annotate(run: _Run, ledger: RunLedger) -> dict[str, Any]:
     registry = start_registry(run.context.out, run.context.config.storage.options)
     # meanwhile the actors load their models
     preload_in_worker("pipeline.stages.decode", "pipeline.stages.write", "ray.data")
-    preload("pipeline.identity.snapshot")
+    preload("pipeline.identity.snapshot", "pipeline.identity.assign", "pipeline.tracking.link")
     metrics = RunMetrics()
     metrics.begin(ledger)
     with run.controls.stop.draining(registry.stop), watch_for_stalls(registry, run.controls.warn):
@@ -194,8 +195,6 @@ def _aggregate(run: _Run, ledger: RunLedger) -> _Aggregate:
         pending := count_pending(run.corpus, output, context.slots, context.tables, run.annotation.needs)
     ):
         return _Aggregate(context.tables, pending=pending)
-    from pipeline.identity import snapshot  # with scipy and numba: every command would load them for seconds
-
     cosine = run.annotation.same_person_cosine
     version = aggregate_version(context, cosine)
     tracks, identities = snapshot.aggregate(context, version, cosine, run.engine.start)

@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.config.models import IdentitiesConfig
-from pipeline.identity.assign import PreviousSnapshot, cluster_tracks
 from pipeline.identity.lineage import write_lineage
 from pipeline.identity.overrides import digest_overrides, read_overrides
 from pipeline.identity.version import AGGREGATE_ALGORITHM
@@ -27,7 +26,6 @@ from pipeline.runs.context import RunContext
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
 from pipeline.tables.shard_file import read_shard, write_shard
-from pipeline.tracking.link import link_shard
 
 #: what one aggregation writes, all of one version
 TABLES = ("tracks", "identities", "ambiguous_pairs", "lineage")
@@ -152,6 +150,8 @@ def link_one_shard(context: RunContext, shard: str, clip_ids: pa.Array) -> pa.Ta
         if slot in context.slots:
             rows = parquet.read_version(output, schema.TABLE_OF_SLOT[slot], context.slots[slot], shard=shard)
             others[slot] = rows.filter(pc.is_in(rows["clip_id"], clip_ids))
+    from pipeline.tracking.link import link_shard  # with scipy, which a run whose snapshot is there need not load
+
     return link_shard(faces, others.get("embeddings"), shard, context.config.tracks, poses=others.get("pose"))
 
 
@@ -198,6 +198,8 @@ def _identify(
     }
     frozen = _may_freeze(previous.history, history, tracks.num_rows, config)
     history["afresh"] = previous.history["afresh"] if frozen else tracks.num_rows
+    from pipeline.identity.assign import PreviousSnapshot, cluster_tracks  # with scipy and numba, as above
+
     found = cluster_tracks(
         tracks,
         same_person_cosine,
