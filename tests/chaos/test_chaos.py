@@ -121,8 +121,10 @@ def start(nodes, tmp_path_factory):
         return process
 
     yield job
-    for process in started:  # of a test that failed
-        process.kill()
+    for process in started:
+        process.kill()  # of a test that failed
+        process.wait()
+        process.log.close()
 
 
 FINISHED = "INCOMPLETE: 1 clips failed by a bug"  # all is done but for the clip that makes a model raise
@@ -169,13 +171,13 @@ def undisturbed(start, corpus, tmp_path_factory):
 
 
 #: what is killed -> how the title of its process begins
-TITLES = {"worker": "ray::MapBatches", "actor": "ray::MapWorker", "keeper": "ray::Attempts"}
+TITLES = {"worker": "ray::MapBatches", "actor": "ray::MapWorker", "registry": "ray::AttemptRegistry"}
 
 
 def plan_kills(seed):
     """What is to be killed, in order; the driver anywhere but first, for it ends its run."""
     chance = random.Random(seed)
-    kinds = ["worker", "actor", "node", "keeper", "actor"]
+    kinds = ["worker", "actor", "node", "registry", "actor"]
     chance.shuffle(kinds)
     kinds.insert(chance.randint(1, len(kinds)), "driver")
     return kinds, chance
