@@ -4,7 +4,8 @@ Conventions, the same everywhere and repeated in each column's metadata (`unit`,
 pixels of the original frame as displayed (rotation applied), x to the right, y down, pixel edges at integers;
 angles in radians: pose_pitch + up, pose_yaw + to the subject's right, pose_roll + tilt to the subject's right;
 gaze_pitch + up, gaze_yaw + to the subject's left (the reference's signs); scores and probabilities 0 to 1;
-`frame` counts the decoded frames of the video from 0, `time` is that frame's presentation time in seconds.
+`frame` counts the decoded frames of the video from 0, `time` is that frame's presentation time in seconds, from 0 at
+the video's first frame on (`decode.clock`).
 """
 
 import pyarrow as pa
@@ -70,6 +71,8 @@ VIDEO = pa.struct(
         ("rotation", pa.int32()),  # degrees that were applied
         ("start_time", pa.float64()),  # presentation time of the clip's first and last decoded frame, seconds
         ("end_time", pa.float64()),
+        ("time_jumps", pa.int64()),  # places inside the clip where its clock was continued by the frame rate
+        ("length", pa.float64()),  # of the whole video in seconds; null where its end was not seen
     ]
 )
 
@@ -199,6 +202,12 @@ CLIPS = pa.schema(
         field("rotation", pa.int32(), "rotation of the display matrix, already applied", "degrees"),
         field("start_time", pa.float64(), "presentation time of the first decoded frame of the clip", "s"),
         field("end_time", pa.float64(), "presentation time of the last decoded frame of the clip", "s"),
+        field(
+            "time_jumps",
+            pa.int64(),
+            "places inside the clip where the stream's clock jumps or starts again; `time` goes on by the frame rate",
+        ),
+        field("length", pa.float64(), "of the whole video; null: its end was not seen", "s"),
     ]
 )
 

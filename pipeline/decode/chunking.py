@@ -41,10 +41,10 @@ class Chunk:
         return len(self.frames) == _capacity(self.layout, self.config) or layout not in (None, self.layout)
 
     def add(
-        self, index: int, time: float | None, frame: av.VideoFrame, layout: Layout | None, upright: Upright
+        self, index: int, time: float | None, frame: av.VideoFrame | None, layout: Layout | None, upright: Upright
     ) -> None:
         """Take in the next frame; one without a layout is not looked at, so it only counts."""
-        if layout is None:
+        if layout is None or frame is None:
             self.count += 1
             return
         if self.layout is None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline import schema
 from pipeline.config.models import Config, DecodeConfig
-from pipeline.decode.decoder import RAW_FPS
+from pipeline.decode.clock import RAW_FPS
 from pipeline.decode.open import open_video
 from pipeline.errors import ClipError
 

@@ -214,12 +214,21 @@ def _ended_rows(
     columns = {name: clips[name].take(pa.array(chosen)) for name in schema.CLIP.names}
     columns |= {
         "status": pc.if_else(empty, "empty", "done"),
-        "reason": pc.if_else(empty, NO_FRAME, pa.scalar(None, pa.string())),
+        "reason": pc.if_else(empty, _no_frame(pc.struct_field(facts, "length")), pa.scalar(None, pa.string())),
         "error_class": pa.nulls(len(chosen), pa.string()),
         "faces": pa.array(faces_M[chosen]),
         **{item.name: pc.struct_field(facts, item.name) for item in schema.VIDEO},
     }
     return pa.table([columns[name] for name in schema.CLIPS.names], schema=schema.CLIPS)
+
+
+def _no_frame(length: pa.Array) -> pa.Array:
+    return pa.array([no_frame(seconds) for seconds in length.to_pylist()], pa.string())
+
+
+def no_frame(length: float | None) -> str:
+    """Why a clip is empty, in words; `length` of the whole video in seconds, None where it is not known."""
+    return NO_FRAME if length is None else f"{NO_FRAME}; it is {length:.2f} s long"
 
 
 def _states(
