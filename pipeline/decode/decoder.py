@@ -20,6 +20,7 @@ length; MPEG and raw streams state none, so these just end.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ import av
 import numpy as np
 
 from pipeline.config.models import DecodeConfig
-from pipeline.decode.clip_rows import ClipRows, Request, Row
+from pipeline.decode.chunking import ClipRows, Request, Row
 from pipeline.decode.clock import RAW_FPS, Clock, TimeSource, continue_clock, jump_limit_s, seconds_of
 from pipeline.decode.index import FrameIndex, NotIndexedError, check_head, index_packets, scan
 from pipeline.decode.open import Video, check_size, open_video, reason_of
@@ -48,8 +49,16 @@ _EARLY_S = 2.0
 #: a shorter video is decoded as a whole when only some of its frames are sampled
 _SHORT_FRAMES = 300
 
-#: (frame at which it was complete, position of the clip, row): rising, whatever clips are read together
-Placed = tuple[int, int, Row]
+
+@dataclass(frozen=True)
+class Opened:
+    """Positions of the clips that are worked on from now on: should the process die, one of them did it."""
+
+    positions: tuple[int, ...]
+
+
+#: position of the clip and its row
+Placed = Opened | tuple[int, Row]
 
 
 def decode_clip(
@@ -77,15 +86,15 @@ def decode_clip(
         the clip does wrong never raises: it is the `error` of the last row, which then has no frames; frames decoded
         before it come in rows of their own.
     """
-    for _, _, row in decode_video([Request(clip, tuple(have), only)], config, storage_options):
-        yield row
+    for item in decode_video([Request(clip, tuple(have), only)], config, storage_options):
+        if not isinstance(item, Opened):
+            yield item[1]
 
 
 def decode_video(
     requests: Sequence[Request],
     config: DecodeConfig,
     storage_options: Mapping[str, Any] | None = None,
-    opening: Callable[[Sequence[int]], None] | None = None,
 ) -> Iterator[Placed]:
     """Decode clips of one video: what several of them hold is decoded once, what none of them holds is jumped over.
 
@@ -93,47 +102,35 @@ def decode_video(
         requests: of clips of the same bytes (uri, member and offset).
         config: sampling, and the size of chunks.
         storage_options: for fsspec.
-        opening: is told the positions of the clips that are worked on, whenever these become others.
 
     Yields:
-        (frame, position in `requests`, row) as `decode_clip` gives them for each, in rising order of frame and position
-        within each pass; as many clips as may be open at once make a pass.
+        (position in `requests`, row) with the rows that `decode_clip` gives for each; and `Opened`, whenever the clips
+        that are worked on become others.
     """
     source = _Source(requests[0].clip, config, storage_options) if requests else None
-    for lane in _passes(requests):
+    for lane in passes([request.clip for request in requests]):
         assert source is not None
         parts = [
             _Part(position, requests[position], ClipRows(requests[position], config, source.upright))
             for position in lane
         ]
-        yield from _read(source, parts, opening or _ignore)
+        yield from _read(source, parts)
 
 
 def passes(clips: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     """Positions of clips of one video, in order of time, in as many passes as keep few enough of them open at once."""
-    order = sorted(range(len(clips)), key=lambda i: (clips[i].get("start_s") or 0.0, i))
-    lanes: list[tuple[list[int], list[float]]] = []
-    for position in order:
-        start = clips[position].get("start_s") or 0.0
-        end = clips[position].get("end_s")
-        for lane, ends in lanes:  # noqa: B007
-            ends[:] = [other for other in ends if other >= start]
-            if len(ends) < _OPEN_CLIPS:
-                break
-        else:
-            lane, ends = [], []
-            lanes.append((lane, ends))
-        lane.append(position)
-        ends.append(math.inf if end is None else end)
-    return [sorted(lane) for lane, _ in lanes]
-
-
-def _passes(requests: Sequence[Request]) -> list[list[int]]:
-    return passes([request.clip for request in requests])
-
-
-def _ignore(positions: Sequence[int]) -> None:
-    """Nobody asks which clips are worked on."""
+    lanes: list[list[int]] = []
+    ends_of: list[list[float]] = []
+    for position in sorted(range(len(clips)), key=lambda i: (clips[i].get("start_s") or 0.0, i)):
+        start, end = clips[position].get("start_s") or 0.0, clips[position].get("end_s")
+        ends_of = [[other for other in ends if other >= start] for ends in ends_of]
+        lane = next((i for i, ends in enumerate(ends_of) if len(ends) < _OPEN_CLIPS), len(lanes))
+        if lane == len(lanes):
+            lanes.append([])
+            ends_of.append([])
+        lanes[lane].append(position)
+        ends_of[lane].append(math.inf if end is None else end)
+    return lanes
 
 
 @dataclass
@@ -144,12 +141,11 @@ class _Part:
     request: Request
     rows: ClipRows
     bounds: Bounds = field(default_factory=lambda: Bounds(-math.inf, math.inf))
-
     interval_s: float = 1 / RAW_FPS
 
-    def placed(self, frame: int, rows: Iterable[Row]) -> Iterator[Placed]:
+    def placed(self, rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
         for row in rows:
-            yield frame, self.position, row
+            yield self.position, row
 
 
 class _Source:
@@ -221,16 +217,16 @@ class _Decoded:
     count: int = 0
 
 
-def _read(source: _Source, parts: list[_Part], opening: Callable[[Sequence[int]], None]) -> Iterator[Placed]:
+def _read(source: _Source, parts: list[_Part]) -> Iterator[Placed]:
     """One pass over a video."""
     decoded = _Decoded()
     for part in parts:
         if part.rows.needed.nothing:
-            yield from part.placed(-1, part.rows.nothing())
+            yield from part.placed(part.rows.nothing())
     parts = [part for part in parts if not part.rows.ended]
     try:
         if parts:
-            yield from _read_opened(source, parts, opening, decoded)
+            yield from _read_opened(source, parts, decoded)
         return
     except ClipError as problem:
         error = problem
@@ -238,34 +234,32 @@ def _read(source: _Source, parts: list[_Part], opening: Callable[[Sequence[int]]
         error = _of_reading(problem, parts[0].request.clip["uri"], decoded.count)
     for part in parts:
         if not part.rows.ended:
-            yield from part.placed(decoded.count, part.rows.fail(error))
+            yield from part.placed(part.rows.fail(error))
 
 
-def _read_opened(
-    source: _Source, parts: list[_Part], opening: Callable[[Sequence[int]], None], decoded: _Decoded
-) -> Iterator[Placed]:
-    opening([parts[0].position])
+def _read_opened(source: _Source, parts: list[_Part], decoded: _Decoded) -> Iterator[Placed]:
+    yield Opened((parts[0].position,))
     with ExitStack() as stack:
         video = source.open(stack)
         _describe(video, parts)
         if source.pays(video, parts) and (indexed := source.indexed()) is not None:
             try:
-                yield from _read_indexed(source, *indexed, parts, opening)
+                yield from _read_indexed(source, *indexed, parts)
                 return
             except DistrustError:
                 source.distrust()
             for part in parts:
                 if not part.rows.ended:
                     rows, part.rows = part.rows.again()
-                    yield from part.placed(len(indexed[0]), rows)
+                    yield from part.placed(rows)
             left = [part for part in parts if not part.rows.ended]
             for part in left:
                 if part.rows.needed.nothing:
-                    yield from part.placed(len(indexed[0]), part.rows.nothing())
+                    yield from part.placed(part.rows.nothing())
             parts[:] = [part for part in left if not part.rows.ended]
             _describe(video, parts)
         if parts:
-            yield from _read_from_start(video, source.config, source.upright, parts, opening, decoded)
+            yield from _read_from_start(video, source.config, source.upright, parts, decoded)
 
 
 def _describe(video: Video, parts: Iterable[_Part]) -> None:
@@ -335,7 +329,6 @@ def _read_indexed(
     time_F: np.ndarray,
     jumps_F: np.ndarray,
     parts: Sequence[_Part],
-    opening: Callable[[Sequence[int]], None],
 ) -> Iterator[Placed]:
     """The parts' rows, from as few frames as they can be had.
 
@@ -354,23 +347,23 @@ def _read_indexed(
         planned.append(_Planned(part, selected, time_F))
     for plan in planned:
         if not plan.wanted:
-            yield from plan.part.placed(-1, plan.finish())
-    planned = [plan for plan in planned if plan.wanted]
-    wanted = sorted({number for plan in planned for number in plan.wanted})
+            yield from plan.part.placed(plan.finish())
+    waiting = deque(sorted((plan for plan in planned if plan.wanted), key=lambda plan: plan.wanted[0]))
+    wanted = sorted({number for plan in waiting for number in plan.wanted})
     frames = Reader(source.open, index, source.config).frames(wanted)
+    active: list[_Planned] = []
     told: list[int] = []
     for number in wanted:
-        here = [plan for plan in planned if plan.wanted[0] <= number <= plan.wanted[-1] and not plan.part.rows.ended]
-        if not here:
-            if all(plan.part.rows.ended for plan in planned):
-                return
-        elif (positions := [plan.part.position for plan in here]) != told:
+        while waiting and waiting[0].wanted[0] <= number:
+            active.append(waiting.popleft())
+        active = [plan for plan in active if not plan.part.rows.ended]
+        if (positions := [plan.part.position for plan in active]) != told:
             told = positions
-            opening(told)
+            yield Opened(tuple(told))
         _, frame = next(frames)
-        for plan in here:
+        for plan in active:
             if number in plan.wanted_set:
-                yield from plan.part.placed(number, plan.take(number, frame, source.upright))
+                yield from plan.part.placed(plan.take(number, frame, source.upright))
 
 
 # -- from the start ---------------------------------------------------------------------------------------------------
@@ -387,11 +380,9 @@ class _Streamed:
     def take(
         self, index: int, seconds: float, time: float | None, frame: av.VideoFrame, jumps: int, upright: Upright
     ) -> Iterator[Row]:
-        """The next frame of the video."""
+        """The next frame of the video, from the clip's begin on."""
         bounds, rows = self.part.bounds, self.part.rows
         tally = rows.tally
-        if seconds < bounds.low:
-            return
         if seconds >= bounds.high and tally.frames:
             yield from self.finish()
             return
@@ -425,11 +416,11 @@ def _read_from_start(
     config: DecodeConfig,
     upright: Upright,
     parts: Sequence[_Part],
-    opening: Callable[[Sequence[int]], None],
     decoded: _Decoded,
 ) -> Iterator[Placed]:
     """The parts' rows, from all frames up to the last part's end."""
-    streamed = [_Streamed(part, config) for part in parts]
+    waiting = deque(sorted((_Streamed(part, config) for part in parts), key=lambda part: part.part.bounds.low))
+    active: list[_Streamed] = []
     clock = clock_of(video)
     times = TimeSource(video.container.format.name, video.stream.codec_context.has_b_frames)
     frames = times.in_order(_frames(video, config, decoded, times.feed))
@@ -443,22 +434,20 @@ def _read_from_start(
         begin = seconds if begin is None else begin
         if seconds - begin > 3600 * config.max_hours:
             raise ClipError(f"longer than {config.max_hours:g} hours, which decode.max_hours allows", "too_long")
-        for part in streamed:
-            yield from part.part.placed(
-                index, part.take(index, seconds, seconds if known else None, frame, clock.jumps, upright)
-            )
-        ended = [part for part in streamed if part.part.rows.ended]
-        if ended:
-            streamed = [part for part in streamed if not part.part.rows.ended]
-            if not streamed:
-                return
-        positions = [part.part.position for part in streamed if part.part.bounds.low <= seconds]
-        if (positions := positions or [streamed[0].part.position]) != told:
+        while waiting and waiting[0].part.bounds.low <= seconds:
+            active.append(waiting.popleft())
+        time = seconds if known else None
+        for part in active:
+            yield from part.part.placed(part.take(index, seconds, time, frame, clock.jumps, upright))
+        active = [part for part in active if not part.part.rows.ended]
+        if not active and not waiting:
+            return
+        if (positions := [part.part.position for part in active or [waiting[0]]]) != told:
             told = positions
-            opening(told)
-    for part in streamed:
+            yield Opened(tuple(told))
+    for part in (*active, *waiting):
         part.part.rows.tally.length = seconds - (begin or 0.0) + part.part.interval_s
-        yield from part.part.placed(decoded.count, part.finish())
+        yield from part.part.placed(part.finish())
 
 
 def _with_ticks(

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.config.models import DecodeConfig
 from pipeline.decode import decoder
-from pipeline.decode.clip_rows import Request
-from pipeline.decode.decoder import decode_clip, decode_video
+from pipeline.decode.chunking import Request
+from pipeline.decode.decoder import Opened, decode_clip, decode_video
 from pipeline.intervals import END
 
 sys.path.append(str(Path(__file__).parent))
@@ -127,7 +127,7 @@ def test_clips_read_together_are_those_read_alone(kind, clip_row):
         requests.append(Request({**whole.clip, "start_s": start, "end_s": end}, have, only))
     placed = list(decode_video(requests, config))
     for position, request in enumerate(requests):
-        together = [row for _, where, row in placed if where == position]
+        together = [item[1] for item in placed if not isinstance(item, Opened) and item[0] == position]
         alone = list(decode_clip(request.clip, config, have=request.have, only=request.only))
         assert _frames(together) == _frames(alone)
         assert [(row["first"], row["count"], row["last"], row["video"]) for row in together] == [
