@@ -27,7 +27,7 @@ def field(name: str, kind: pa.DataType, about: str, unit: str = "", nullable: bo
 
 CLIP = pa.schema(
     [
-        field("clip_id", pa.string(), "16 hex digits of BLAKE2b over (uri, member, start_s, end_s)", nullable=False),
+        field("clip_id", pa.string(), "16 hex digits of BLAKE2b over (uri, member, start, end)", nullable=False),
         field(
             "uri", pa.string(), "the video file, or the tar shard that contains it; always a full URI", nullable=False
         ),
@@ -44,9 +44,13 @@ CLIP = pa.schema(
         field(
             "bbox",
             pa.list_(pa.float32(), 4),
-            "left, top, right, bottom of the person, as given by the corpus",
+            "left, top, right, bottom of the person, as given by the corpus; a box in pixels becomes fractions of the "
+            "frame with the clip's outcome",
             "fraction",
         ),
+        field("start_frame", pa.int64(), "first frame of a clip that is given by frames, inclusive; null: by time"),
+        field("end_frame", pa.int64(), "end of a clip that is given by frames, exclusive; null: by time, or the end"),
+        field("problem", pa.string(), "what is wrong with its entry in the list; the clip is quarantined as bad_range"),
     ]
 )
 
@@ -244,6 +248,7 @@ TRACKS = pa.schema(
         ),
         field("frames", pa.list_(pa.int64()), "frame of each face"),
         field("members", pa.list_(pa.int32()), "`face` of each face, parallel to frames"),
+        field("subject", pa.bool_(), "it is the person in the clip's `bbox`; null: the corpus gives no box"),
         field("representative_frame", pa.int64(), "frame of the best face of the track"),
         field("representative_face", pa.int32(), "its `face` number"),
     ]

@@ -121,16 +121,25 @@ def passes(clips: Sequence[Mapping[str, Any]]) -> list[list[int]]:
     """Positions of clips of one video, in order of time, in as many passes as keep few enough of them open at once."""
     lanes: list[list[int]] = []
     ends_of: list[list[float]] = []
-    for position in sorted(range(len(clips)), key=lambda i: (clips[i].get("start_s") or 0.0, i)):
-        start, end = clips[position].get("start_s") or 0.0, clips[position].get("end_s")
+    spans = [_span(clip) for clip in clips]
+    for position in sorted(range(len(clips)), key=lambda i: (spans[i][0], i)):
+        start, end = spans[position]
         ends_of = [[other for other in ends if other >= start] for ends in ends_of]
         lane = next((i for i, ends in enumerate(ends_of) if len(ends) < _OPEN_CLIPS), len(lanes))
         if lane == len(lanes):
             lanes.append([])
             ends_of.append([])
         lanes[lane].append(position)
-        ends_of[lane].append(math.inf if end is None else end)
+        ends_of[lane].append(end)
     return lanes
+
+
+def _span(clip: Mapping[str, Any]) -> tuple[float, float]:
+    """About when a clip begins and ends, in seconds."""
+    if clip.get("start_frame") is not None:
+        end = clip.get("end_frame")
+        return clip["start_frame"] / RAW_FPS, math.inf if end is None else end / RAW_FPS
+    return clip.get("start_s") or 0.0, math.inf if clip.get("end_s") is None else clip["end_s"]
 
 
 @dataclass
@@ -142,6 +151,11 @@ class _Part:
     rows: ClipRows
     bounds: Bounds = field(default_factory=lambda: Bounds(-math.inf, math.inf))
     interval_s: float = 1 / RAW_FPS
+
+    def begin(self) -> float:
+        """About when the clip begins, in seconds."""
+        frames = self.bounds.frames
+        return self.bounds.low if frames is None else frames[0] * self.interval_s
 
     def placed(self, rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
         for row in rows:
@@ -193,11 +207,11 @@ class _Source:
 
     def pays(self, video: Video, parts: Sequence[_Part]) -> bool:
         """Whether to read the index: a clip begins late, or of a video that is not short some frames are not wanted."""
-        if any((part.request.clip.get("start_s") or 0.0) > _EARLY_S for part in parts):
+        if any(_span(part.request.clip)[0] > _EARLY_S for part in parts):
             return True
         sampled = self.config.every > 1 or self.config.fps is not None
         sparse = sampled or any(part.request.have or part.request.only is not None for part in parts)
-        ranged = any(part.request.clip.get("end_s") is not None for part in parts)
+        ranged = any(_span(part.request.clip)[1] < math.inf for part in parts)
         return sparse and not ranged and not 0 < video.stream.frames < _SHORT_FRAMES
 
 
@@ -221,7 +235,9 @@ def _read(source: _Source, parts: list[_Part]) -> Iterator[Placed]:
     """One pass over a video."""
     decoded = _Decoded()
     for part in parts:
-        if part.rows.needed.nothing:
+        if (problem := part.request.clip.get("problem")) is not None:
+            yield from part.placed(part.rows.fail(ClipError(problem, "bad_range")))
+        elif part.rows.needed.nothing:
             yield from part.placed(part.rows.nothing())
     parts = [part for part in parts if not part.rows.ended]
     try:
@@ -383,7 +399,7 @@ class _Streamed:
         """The next frame of the video, from the clip's begin on."""
         bounds, rows = self.part.bounds, self.part.rows
         tally = rows.tally
-        if seconds >= bounds.high and tally.frames:
+        if bounds.ends(index, seconds) and tally.frames:
             yield from self.finish()
             return
         if not tally.frames:
@@ -399,7 +415,7 @@ class _Streamed:
             yield from rows.take(index, time, frame)
         elif tally.frames == 1:
             self._kept = index, time, frame
-        if seconds >= bounds.high and not rows.ended:
+        if bounds.ends(index, seconds) and not rows.ended:
             yield from self.finish()
 
     def finish(self) -> Iterator[Row]:
@@ -419,7 +435,8 @@ def _read_from_start(
     decoded: _Decoded,
 ) -> Iterator[Placed]:
     """The parts' rows, from all frames up to the last part's end."""
-    waiting = deque(sorted((_Streamed(part, config) for part in parts), key=lambda part: part.part.bounds.low))
+    waiting = deque(_Streamed(part, config) for part in sorted(parts, key=_Part.begin))
+    mixed = len({part.bounds.frames is None for part in parts}) > 1  # then their order is not certain
     active: list[_Streamed] = []
     clock = clock_of(video)
     times = TimeSource(video.container.format.name, video.stream.codec_context.has_b_frames)
@@ -434,8 +451,9 @@ def _read_from_start(
         begin = seconds if begin is None else begin
         if seconds - begin > 3600 * config.max_hours:
             raise ClipError(f"longer than {config.max_hours:g} hours, which decode.max_hours allows", "too_long")
-        while waiting and waiting[0].part.bounds.low <= seconds:
-            active.append(waiting.popleft())
+        if waiting and (mixed or waiting[0].part.bounds.begins(index, seconds)):
+            active += [part for part in waiting if part.part.bounds.begins(index, seconds)]
+            waiting = deque(part for part in waiting if not part.part.bounds.begins(index, seconds))
         time = seconds if known else None
         for part in active:
             yield from part.part.placed(part.take(index, seconds, time, frame, clock.jumps, upright))

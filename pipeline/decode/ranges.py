@@ -30,11 +30,20 @@ class Bounds:
 
     low: float
     high: float
+    frames: tuple[int, float] | None = None  # first <= index < end instead, of a clip that is given by frames
 
     @property
     def whole(self) -> bool:
         """Whether all frames of the video are the clip's."""
-        return self.low == -math.inf and self.high == math.inf
+        return self.low == -math.inf and self.high == math.inf and self.frames is None
+
+    def begins(self, index: int, time: float) -> bool:
+        """Whether a frame is not before the clip."""
+        return time >= self.low if self.frames is None else index >= self.frames[0]
+
+    def ends(self, index: int, time: float) -> bool:
+        """Whether a frame is behind the clip."""
+        return time >= self.high if self.frames is None else index >= self.frames[1]
 
 
 def bounds_of(clip: Mapping[str, Any], tick_s: float, interval_s: float) -> Bounds:
@@ -45,6 +54,9 @@ def bounds_of(clip: Mapping[str, Any], tick_s: float, interval_s: float) -> Boun
         tick_s: time base of the stream.
         interval_s: from a frame to the next, by the stated rate.
     """
+    if clip.get("start_frame") is not None:
+        end = clip.get("end_frame")
+        return Bounds(-math.inf, math.inf, (clip["start_frame"], math.inf if end is None else end))
     given = [clip.get("start_s"), clip.get("end_s")]
     digits = max([_LEAST_DIGITS, *(_digits(value) for value in given if value is not None)])
 
@@ -97,7 +109,10 @@ class Selected:
 
 def select(time_F: NDArray[np.float64], bounds: Bounds, config: DecodeConfig) -> Selected:
     """The frames of a clip, out of the rising times of all frames of its video."""
-    first, end = (int(np.searchsorted(time_F, bound, side="left")) for bound in (bounds.low, bounds.high))
+    if bounds.frames is None:
+        first, end = (int(np.searchsorted(time_F, bound, side="left")) for bound in (bounds.low, bounds.high))
+    else:
+        first, end = (int(min(bound, len(time_F))) for bound in bounds.frames)
     end = min(max(end, first + 1), len(time_F))  # never empty while there is a frame at or after the start
     if config.fps is None:
         sampled = np.arange(-(-first // config.every) * config.every, end, config.every, dtype=np.int64)

@@ -22,6 +22,7 @@ from pipeline.arrays import columns_to_matrix
 from pipeline.config.models import Config
 from pipeline.corpus import allowlist
 from pipeline.decode.chunking import Request, Row, chunks_to_table, error_row
+from pipeline.decode.clock import RAW_FPS
 from pipeline.decode.decoder import Opened, Placed, decode_video
 from pipeline.errors import UNEXPECTED
 from pipeline.isolation import subprocess as isolation
@@ -61,7 +62,8 @@ def _by_video(work: pa.Table) -> tuple[np.ndarray, pa.Table]:
     parts = [work["shard"], work["uri"], pc.fill_null(work["member"], ""), pc.fill_null(work["fingerprint"], "")]
     joined = pc.binary_join_element_wise(*parts, "\n").combine_chunks()
     video_W = joined.dictionary_encode().indices.to_numpy()
-    start_W = pc.fill_null(work["start_s"], 0.0).to_numpy()
+    by_frame = pc.divide(pc.cast(work["start_frame"], pa.float64()), RAW_FPS)  # for the order, any rate will do
+    start_W = pc.fill_null(pc.coalesce(work["start_s"], by_frame), 0.0).to_numpy()
     order_W = np.lexsort((start_W, video_W))
     return video_W[order_W], work.take(pa.array(order_W))
 
