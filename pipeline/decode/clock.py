@@ -117,6 +117,13 @@ class Clock:
         source = _Ahead(items)
         while source.fill(1):
             ticks, item = source.waiting.popleft()
+            if ticks is not None and self._last is not None and not self._untimed:
+                step = ticks + self._offset - self._last
+                if 0 <= step <= self._pause:  # nearly all
+                    self._steps.append(step)
+                    self._last, self._wild = ticks + self._offset, 0
+                    yield self._last, item
+                    continue
             if ticks is not None and self._is_doubtful(ticks):
                 source.fill(LOOK_AHEAD)
                 ahead = [later for later, _ in source.waiting if later is not None]
@@ -223,6 +230,10 @@ class TimeSource:
                 if isinstance(problem, StopIteration):
                     return
                 raise
+            if not self._rising and not held:  # nothing is left to find out
+                yield frame
+                yield from source
+                return
             self._settled |= frame.pts is None
             if self._rising and not self.unordered and frame.pts is not None:
                 self.unordered = self._last is not None and frame.pts < self._last

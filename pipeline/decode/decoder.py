@@ -50,6 +50,21 @@ _EARLY_S = 2.0
 _SHORT_FRAMES = 300
 
 
+@dataclass
+class Effort:
+    """What reading clips took.
+
+    Attributes:
+        decoded: frames that came out of the codec.
+        jumps: how often decoding began at a keyframe.
+        indexed: packet indices that were read.
+    """
+
+    decoded: int = 0
+    jumps: int = 0
+    indexed: int = 0
+
+
 @dataclass(frozen=True)
 class Opened:
     """Positions of the clips that are worked on from now on: should the process die, one of them did it."""
@@ -95,6 +110,7 @@ def decode_video(
     requests: Sequence[Request],
     config: DecodeConfig,
     storage_options: Mapping[str, Any] | None = None,
+    effort: "Effort | None" = None,
 ) -> Iterator[Placed]:
     """Decode clips of one video: what several of them hold is decoded once, what none of them holds is jumped over.
 
@@ -102,12 +118,13 @@ def decode_video(
         requests: of clips of the same bytes (uri, member and offset).
         config: sampling, and the size of chunks.
         storage_options: for fsspec.
+        effort: is counted up.
 
     Yields:
         (position in `requests`, row) with the rows that `decode_clip` gives for each; and `Opened`, whenever the clips
         that are worked on become others.
     """
-    source = _Source(requests[0].clip, config, storage_options) if requests else None
+    source = _Source(requests[0].clip, config, storage_options, effort) if requests else None
     for lane in passes([request.clip for request in requests]):
         assert source is not None
         parts = [
@@ -165,8 +182,11 @@ class _Part:
 class _Source:
     """One video, which may be opened several times; its index is read once."""
 
-    def __init__(self, clip: Mapping[str, Any], config: DecodeConfig, options: Any) -> None:
+    def __init__(
+        self, clip: Mapping[str, Any], config: DecodeConfig, options: Any, effort: "Effort | None" = None
+    ) -> None:
         self._clip, self.config, self._options = clip, config, options
+        self.effort = effort or Effort()
         self.upright = Upright()
         self._indexed: tuple[FrameIndex, np.ndarray, np.ndarray] | None = None
         self._asked = False
@@ -196,7 +216,10 @@ class _Source:
                 raise NotIndexedError("the file is cut off")
         with ExitStack() as stack:
             video = self.open(stack)
-            index = check_head(index, _frames(video, self.config, _Decoded()))
+            head = _Decoded()
+            index = check_head(index, _frames(video, self.config, head))
+            self.effort.decoded += head.count
+            self.effort.indexed += 1
             clock = clock_of(video)
         ticks, jumps_F = continue_clock(clock, index.pts_F)
         zero = ticks[0] if self.config.clock == "start" else 0
@@ -226,7 +249,7 @@ def clock_of(video: Video) -> Clock:
 
 @dataclass
 class _Decoded:
-    """Frames that came out of the codec so far."""
+    """Frames that came out of the codec so far, when decoding from the start."""
 
     count: int = 0
 
@@ -275,7 +298,10 @@ def _read_opened(source: _Source, parts: list[_Part], decoded: _Decoded) -> Iter
             parts[:] = [part for part in left if not part.rows.ended]
             _describe(video, parts)
         if parts:
-            yield from _read_from_start(video, source.config, source.upright, parts, decoded)
+            try:
+                yield from _read_from_start(video, source.config, source.upright, parts, decoded)
+            finally:
+                source.effort.decoded += decoded.count
 
 
 def _describe(video: Video, parts: Iterable[_Part]) -> None:
@@ -366,7 +392,8 @@ def _read_indexed(
             yield from plan.part.placed(plan.finish())
     waiting = deque(sorted((plan for plan in planned if plan.wanted), key=lambda plan: plan.wanted[0]))
     wanted = sorted({number for plan in waiting for number in plan.wanted})
-    frames = Reader(source.open, index, source.config).frames(wanted)
+    reader = Reader(source.open, index, source.config)
+    frames = reader.frames(wanted)
     active: list[_Planned] = []
     told: list[int] = []
     for number in wanted:
@@ -376,7 +403,10 @@ def _read_indexed(
         if (positions := [plan.part.position for plan in active]) != told:
             told = positions
             yield Opened(tuple(told))
+        before = reader.decoded, reader.jumps
         _, frame = next(frames)
+        source.effort.decoded += reader.decoded - before[0]
+        source.effort.jumps += reader.jumps - before[1]
         for plan in active:
             if number in plan.wanted_set:
                 yield from plan.part.placed(plan.take(number, frame, source.upright))
@@ -442,7 +472,7 @@ def _read_from_start(
     times = TimeSource(video.container.format.name, video.stream.codec_context.has_b_frames)
     frames = times.in_order(_frames(video, config, decoded, times.feed))
     zero = begin = None
-    told: list[int] = []
+    told: list[_Streamed] | None = None
     seconds = -math.inf
     for ticks, (known, index, frame) in clock.follow(_with_ticks(times, frames)):
         if zero is None:
@@ -452,17 +482,19 @@ def _read_from_start(
         if seconds - begin > 3600 * config.max_hours:
             raise ClipError(f"longer than {config.max_hours:g} hours, which decode.max_hours allows", "too_long")
         if waiting and (mixed or waiting[0].part.bounds.begins(index, seconds)):
-            active += [part for part in waiting if part.part.bounds.begins(index, seconds)]
+            active = active + [part for part in waiting if part.part.bounds.begins(index, seconds)]
             waiting = deque(part for part in waiting if not part.part.bounds.begins(index, seconds))
         time = seconds if known else None
         for part in active:
-            yield from part.part.placed(part.take(index, seconds, time, frame, clock.jumps, upright))
-        active = [part for part in active if not part.part.rows.ended]
-        if not active and not waiting:
-            return
-        if (positions := [part.part.position for part in active or [waiting[0]]]) != told:
-            told = positions
-            yield Opened(tuple(told))
+            for row in part.take(index, seconds, time, frame, clock.jumps, upright):
+                yield part.part.position, row
+        if any(part.part.rows.ended for part in active):
+            active = [part for part in active if not part.part.rows.ended]
+            if not active and not waiting:
+                return
+        if told is not active:  # another list: a clip has begun or ended
+            told = active
+            yield Opened(tuple(part.part.position for part in active or [waiting[0]]))
     for part in (*active, *waiting):
         part.part.rows.tally.length = seconds - (begin or 0.0) + part.part.interval_s
         yield from part.part.placed(part.finish())
