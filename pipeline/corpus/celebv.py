@@ -31,17 +31,7 @@ def read_celebv(uri: str, config: Config) -> list[dict[str, Any]]:
         ConfigError: the folder of videos does not exist.
     """
     options = config.storage.options
-    folder = files.normalise_uri(config.sources.videos) if config.sources.videos else files.parent_uri(uri)
-    fs, path = files.open_fs(folder, options)
-    if not fs.isdir(path):
-        raise ConfigError(f"the folder {folder} of the videos of {uri} does not exist; set sources.videos")
-    videos: dict[str, dict[str, Any]] = {}
-    for found in files.list_storage(folder, options):
-        name = files.without_suffix(files.base_name(found.name))
-        sound = files.suffix(found.name) in files.AUDIO_SUFFIXES
-        # sound of the same name may lie beside a video
-        if files.is_media(found.name) and (name not in videos or (videos[name]["sound"] and not sound)):
-            videos[name] = {**found.info, "uri": found.uri, "sound": sound}
+    folder, videos = find_videos(uri, config)
     prefix = files.shard_name(files.without_suffix(files.base_name(uri)), uri)
     text, entries = _celebv_entries(uri, options)
     clips = []
@@ -74,6 +64,27 @@ def read_celebv(uri: str, config: Config) -> list[dict[str, Any]]:
             }
         )
     return clips
+
+
+def find_videos(uri: str, config: Config) -> tuple[str, dict[str, dict[str, Any]]]:
+    """The folder of the videos that a list names, and name without suffix -> fsspec's info, `uri` and `sound`.
+
+    Raises:
+        ConfigError: the folder does not exist.
+    """
+    options = config.storage.options
+    folder = files.normalise_uri(config.sources.videos) if config.sources.videos else files.parent_uri(uri)
+    fs, path = files.open_fs(folder, options)
+    if not fs.isdir(path):
+        raise ConfigError(f"the folder {folder} of the videos of {uri} does not exist; set sources.videos")
+    videos: dict[str, dict[str, Any]] = {}
+    for found in files.list_storage(folder, options):
+        name = files.without_suffix(files.base_name(found.name))
+        sound = files.suffix(found.name) in files.AUDIO_SUFFIXES
+        # sound of the same name may lie beside a video
+        if files.is_media(found.name) and (name not in videos or (videos[name]["sound"] and not sound)):
+            videos[name] = {**found.info, "uri": found.uri, "sound": sound}
+    return folder, videos
 
 
 def _line_of(text: str, key: str) -> int:

@@ -294,3 +294,43 @@ def test_other_json_and_missing_folder(tmp_path):
         rows(tmp_path / "a.json")
     with pytest.raises(ConfigError, match=r"set sources\.videos"):
         rows(celebv(tmp_path, a=entry()), videos=str(tmp_path / "nowhere"))
+
+
+# -- VoxCeleb ---------------------------------------------------------------------------------------------------------
+
+VOXCELEB = """Identity  : \tid00012
+Reference : \t21Uxsk56VDQ
+Offset    : \t-4
+FV Conf   : \t7.241\t(1)
+ASD Conf  : \t4.482
+
+FRAME \tX \tY \tW \tH
+000050 \t0.392 \t0.143 \t0.250 \t0.250
+000051 \t0.400 \t0.140 \t0.250 \t0.250
+
+"""
+
+
+def test_voxceleb_is_the_time_of_its_frames_at_25_per_second(tmp_path, make_video, decode):
+    make_video(tmp_path / "21Uxsk56VDQ.mp4", count=80)
+    path = tmp_path / "00001.txt"
+    path.write_text(VOXCELEB + VOXCELEB.replace("00005", "00006"))
+    first, second = read_corpus(str(path), Config()).clips.to_pylist()
+    assert (first["start_s"], first["end_s"], first["key"]) == (2.0, 2.08, "id00012/21Uxsk56VDQ/00000")
+    assert first["bbox"] == pytest.approx([0.392, 0.14, 0.65, 0.393])
+    assert decode(first).frames == [50, 51]
+    assert decode(second).frames == [60, 61]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (VOXCELEB.replace("0.143", "x"), "line 8: must be FRAME X Y W H"),
+        (VOXCELEB.replace("21Uxsk56VDQ", "../a"), "line 1: 'Reference'"),
+        ("Identity : a\n", "line 1: not a list of VoxCeleb"),
+    ],
+)
+def test_a_wrong_line_of_voxceleb_is_named(tmp_path, text, words):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(ManifestError, match=words):
+        read_corpus(str(tmp_path / "list.txt"), Config())
