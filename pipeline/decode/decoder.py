@@ -220,10 +220,10 @@ class _Source:
             index = check_head(index, _frames(video, self.config, head))
             self.effort.decoded += head.count
             self.effort.indexed += 1
-            clock = clock_of(video)
+            clock, time_base = clock_of(video), video.stream.time_base  # gone once it is closed
         ticks, jumps_F = continue_clock(clock, index.pts_F)
         zero = ticks[0] if self.config.clock == "start" else 0
-        time_F = seconds_of(ticks - zero, video.stream.time_base)
+        time_F = seconds_of(ticks - zero, time_base)
         if len(index) > self.config.max_frames or time_F[-1] - time_F[0] > 3600 * self.config.max_hours:
             raise NotIndexedError("too long")
         return index, time_F, jumps_F
