@@ -4,7 +4,8 @@ Conventions, the same everywhere and repeated in each column's metadata (`unit`,
 pixels of the original frame as displayed (rotation applied), x to the right, y down, pixel edges at integers;
 angles in radians: pose_pitch + up, pose_yaw + to the subject's right, pose_roll + tilt to the subject's right;
 gaze_pitch + up, gaze_yaw + to the subject's left (the reference's signs); scores and probabilities 0 to 1;
-`frame` counts the decoded frames of the video from 0, `time` is that frame's presentation time in seconds.
+`frame` counts the decoded frames of the video from 0, `time` is that frame's presentation time in seconds, from 0 at
+the video's first frame on (`decode.clock`).
 """
 
 import pyarrow as pa
@@ -26,7 +27,7 @@ def field(name: str, kind: pa.DataType, about: str, unit: str = "", nullable: bo
 
 CLIP = pa.schema(
     [
-        field("clip_id", pa.string(), "16 hex digits of BLAKE2b over (uri, member, start_s, end_s)", nullable=False),
+        field("clip_id", pa.string(), "16 hex digits of BLAKE2b over (uri, member, start, end)", nullable=False),
         field(
             "uri", pa.string(), "the video file, or the tar shard that contains it; always a full URI", nullable=False
         ),
@@ -43,9 +44,13 @@ CLIP = pa.schema(
         field(
             "bbox",
             pa.list_(pa.float32(), 4),
-            "left, top, right, bottom of the person, as given by the corpus",
+            "left, top, right, bottom of the person, as given by the corpus; a box in pixels becomes fractions of the "
+            "frame with the clip's outcome",
             "fraction",
         ),
+        field("start_frame", pa.int64(), "first frame of a clip that is given by frames, inclusive; null: by time"),
+        field("end_frame", pa.int64(), "end of a clip that is given by frames, exclusive; null: by time, or the end"),
+        field("problem", pa.string(), "what is wrong with its entry in the list; the clip is quarantined as bad_range"),
     ]
 )
 
@@ -70,6 +75,8 @@ VIDEO = pa.struct(
         ("rotation", pa.int32()),  # degrees that were applied
         ("start_time", pa.float64()),  # presentation time of the clip's first and last decoded frame, seconds
         ("end_time", pa.float64()),
+        ("time_jumps", pa.int64()),  # places inside the clip where its clock was continued by the frame rate
+        ("length", pa.float64()),  # of the whole video in seconds; null where its end was not seen
     ]
 )
 
@@ -199,6 +206,12 @@ CLIPS = pa.schema(
         field("rotation", pa.int32(), "rotation of the display matrix, already applied", "degrees"),
         field("start_time", pa.float64(), "presentation time of the first decoded frame of the clip", "s"),
         field("end_time", pa.float64(), "presentation time of the last decoded frame of the clip", "s"),
+        field(
+            "time_jumps",
+            pa.int64(),
+            "places inside the clip where the stream's clock jumps or starts again; `time` goes on by the frame rate",
+        ),
+        field("length", pa.float64(), "of the whole video; null: its end was not seen", "s"),
     ]
 )
 
@@ -235,6 +248,7 @@ TRACKS = pa.schema(
         ),
         field("frames", pa.list_(pa.int64()), "frame of each face"),
         field("members", pa.list_(pa.int32()), "`face` of each face, parallel to frames"),
+        field("subject", pa.bool_(), "it is the person in the clip's `bbox`; null: the corpus gives no box"),
         field("representative_frame", pa.int64(), "frame of the best face of the track"),
         field("representative_face", pa.int32(), "its `face` number"),
     ]

@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from jobs.bench import flow, growth, hog, img2pose, memory, peer, real, scaling, speed, standins, upgrade
+from jobs.bench import flow, growth, hog, img2pose, memory, peer, ranges, real, scaling, speed, standins, upgrade
 from jobs.bench import identities as bench_identities
 
 app = typer.Typer(help="Measure Faceatlas on this machine.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -29,6 +29,7 @@ for command in (
     img2pose.img2pose,
     real.real,
     growth.growth,
+    ranges.ranges,
 ):
     app.command()(command)
 

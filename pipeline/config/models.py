@@ -62,6 +62,12 @@ class DecodeConfig(Section):
     max_hours: float = Field(
         default=72.0, gt=0, description="A video is quarantined when its presentation time passes this."
     )
+    clock: str = Field(
+        default="start",
+        pattern="^(start|stream)$",
+        description="Where `time`, start_s and end_s are 0: at the video's first frame, as for ffmpeg's -ss "
+        "and players, or where the stream's own clock is.",
+    )
     cpus: float = Field(default=1.0, gt=0, description="CPUs that Ray reserves for one decode task.")
     resources: dict[str, float] = Field(
         default_factory=dict,

@@ -15,14 +15,18 @@ import pyarrow as pa
 from pipeline.config.models import Config
 from pipeline.corpus import allowlist, manifests, tar_index
 from pipeline.corpus.celebv import read_celebv
+from pipeline.corpus.voxceleb import is_voxceleb, read_voxceleb
 from pipeline.errors import ConfigError
 from pipeline.schema import CLIP
 from pipeline.storage import fs as files
 
 _ACCEPTED = (
     "A corpus is a folder, a glob or a single file of videos or .tar shards, a manifest "
-    f"({', '.join(manifests.SUFFIXES)}) with a column 'uri', or a CelebV .json."
+    f"({', '.join(manifests.SUFFIXES)}) with a column 'uri', a CelebV .json or a VoxCeleb .txt."
 )
+
+#: suffix of a list of a data set -> its reader
+_LISTS = {".json": read_celebv, ".txt": read_voxceleb}
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ def read_corpus(corpus: str, config: Config) -> Corpus:
 def _read_file(uri: str, info: dict[str, Any], config: Config) -> Corpus:
     """Corpus of a single file: a list or a video, by its suffix."""
     kind = files.suffix(uri)
-    if kind in manifests.SUFFIXES or kind == ".json":
-        rows = read_celebv(uri, config) if kind == ".json" else manifests.read_manifest(uri, config)
+    if kind in manifests.SUFFIXES or kind == ".json" or (kind == ".txt" and is_voxceleb(uri, config)):
+        rows = _LISTS.get(kind, manifests.read_manifest)(uri, config)
         if not rows:
             raise ConfigError(f"{uri} names no clip")
         unique = {row["clip_id"]: row for row in reversed(rows)}  # CelebV may list two people of one scene as two clips

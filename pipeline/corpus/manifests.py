@@ -21,7 +21,12 @@ from pipeline.corpus import allowlist, tar_index
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.storage import fs as files
 
-COLUMNS = ("uri", "member", "start_s", "end_s", "shard", "key")  # others may be there and are left out
+#: others may be there and are left out
+COLUMNS = ("uri", "member", "start_s", "end_s", "start_frame", "end_frame", "shard", "key")
+#: columns that look like a range and are none -> what is meant
+_NO_COLUMNS = dict.fromkeys(("start", "begin", "start_sec", "begin_s", "start_time"), "start_s") | dict.fromkeys(
+    ("end", "stop", "end_sec", "stop_s", "end_time"), "end_s"
+)
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
 
 
@@ -45,7 +50,7 @@ def read_manifest(uri: str, config: Config) -> list[dict[str, Any]]:
         clip = _parse(line, uri, place)
         if not allowlist.is_allowed(clip["uri"], config.sources.allow):
             raise ManifestError(f"{place}, column 'uri': {allowlist.refusal(clip['uri'])}")
-        identity = (clip["uri"], clip["member"], clip["start_s"], clip["end_s"])
+        identity = tuple(clip[name] for name in ("uri", "member", "start_s", "end_s", "start_frame", "end_frame"))
         if identity in places:
             raise ManifestError(f"{place}, column 'uri': the same clip as in {places[identity]}; remove one of them")
         places[identity] = place
@@ -162,6 +167,14 @@ def _json_lines(uri: str, text: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 def _check_columns(uri: str, place: str, names: list[str]) -> None:
     if duplicates := sorted({name for name in names if names.count(name) > 1} & set(COLUMNS)):
         raise ManifestError(f"{uri}, {place}, column {duplicates[0]!r}: named twice")
+    for name in names:
+        meant = _NO_COLUMNS.get(name.lower())
+        if meant is not None and meant not in names:
+            frames = meant.replace("_s", "_frame")
+            raise ManifestError(
+                f"{uri}, {place}, column {name!r}: not read; a range has the columns start_s and end_s in seconds "
+                f"(or start_frame and end_frame): rename it to {meant!r} or {frames!r}"
+            )
     if "uri" not in names:
         close = difflib.get_close_matches("uri", [name.lower() for name in names], n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r} to be it?" if close else ""
@@ -190,8 +203,27 @@ def _parse(line: Mapping[str, Any], manifest: str, place: str) -> dict[str, Any]
     start_s, end_s = (seconds_of(line.get(name), name, place) for name in ("start_s", "end_s"))
     if end_s is not None and end_s <= (start_s or 0.0):
         raise ManifestError(f"{place}, column 'end_s': {end_s:g} is not after start_s={start_s or 0.0:g}")
-    named = {"clip_id": files.clip_id(uri, texts["member"], start_s, end_s), "uri": uri, **texts}
-    return {**named, "start_s": start_s, "end_s": end_s, "bbox": None}
+    first, end = (_frame_number(line.get(name), name, place) for name in ("start_frame", "end_frame"))
+    by_frames = () if first is None and end is None else (first or 0, end)
+    if by_frames and (start_s is not None or end_s is not None):
+        raise ManifestError(f"{place}, column 'start_frame': the clip has a range in seconds too; give one of them")
+    if end is not None and end <= (first or 0):
+        raise ManifestError(f"{place}, column 'end_frame': {end} is not after start_frame={first or 0}")
+    first = first or 0 if by_frames else None
+    named = {"clip_id": files.clip_id(uri, texts["member"], start_s, end_s, *by_frames), "uri": uri, **texts}
+    return {**named, "start_s": start_s, "end_s": end_s, "start_frame": first, "end_frame": end, "bbox": None}
+
+
+def _frame_number(value: Any, column: str, place: str) -> int | None:
+    if value is None or value == "":
+        return None
+    try:
+        number = -1 if isinstance(value, bool) or float(value) != int(float(value)) else int(float(value))
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if number < 0:
+        raise ManifestError(f"{place}, column {column!r}: must be a frame number from 0 up, found {value!r}")
+    return number
 
 
 def seconds_of(value: Any, column: str, place: str) -> float | None:

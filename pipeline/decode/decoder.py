@@ -1,4 +1,10 @@
-"""A clip's frames, decoded as a stream of chunks of planar YUV 4:2:0.
+"""The frames of a video's clips, decoded in one pass as a stream of chunks of planar YUV 4:2:0.
+
+    clips of one video          (time range, what is stored, what is looked at)
+        |  does it pay, and do the packets tell the frames?         FrameIndex, or none
+        |  with an index: only what a wanted frame is decoded from  _read_indexed
+        |  without: from the start, as far as a clip goes           _read_from_start
+    rows of schema.CHUNK        the same either way: index, time and pixels
 
 Why planes and not RGB: they are what the codecs give, so nothing is converted here; they are half the bytes; and the
 device converts them in passing. Through Ray Data that is 1,213 frames/s of 512x512 instead of 625, and 0.95 instead of
@@ -14,26 +20,60 @@ length; MPEG and raw streams state none, so these just end.
 """
 
 import math
-from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import av
+import numpy as np
 
 from pipeline.config.models import DecodeConfig
-from pipeline.decode.chunking import Chunk, DecodeWindow, empty_row, error_row, unseen_rows
+from pipeline.decode.chunking import ClipRows, Request, Row
+from pipeline.decode.clock import RAW_FPS, Clock, TimeSource, continue_clock, jump_limit_s, seconds_of
+from pipeline.decode.index import FrameIndex, NotIndexedError, check_head, index_packets, scan
 from pipeline.decode.open import Video, check_size, open_video, reason_of
-from pipeline.decode.yuv420 import DEGREES, Upright
+from pipeline.decode.ranges import Bounds, Sampler, Selected, bounds_of, select
+from pipeline.decode.seek import DistrustError, Reader
+from pipeline.decode.yuv420 import Upright
 from pipeline.errors import UNEXPECTED, ClipError
-from pipeline.intervals import complement
 from pipeline.storage import fs
 
 av.logging.set_level(av.logging.PANIC)  # prints nothing; errors then carry FFmpeg's reason, which they else do not
 
-RAW_FPS = 25.0  # clock of streams that give neither times nor a rate
-TICK_TOLERANCE_S = 1e-6  # of floating point; the finest usual clock of a container is 11 us
+#: clips of one video that are open at once: each has a chunk that is filled
+_OPEN_CLIPS = 3
+#: a range that begins so early is read from the start, which costs less than to read the index
+_EARLY_S = 2.0
+#: a shorter video is decoded as a whole when only some of its frames are sampled
+_SHORT_FRAMES = 300
+
+
+@dataclass
+class Effort:
+    """What reading clips took.
+
+    Attributes:
+        decoded: frames that came out of the codec.
+        jumps: how often decoding began at a keyframe.
+        indexed: packet indices that were read.
+    """
+
+    decoded: int = 0
+    jumps: int = 0
+    indexed: int = 0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Positions of the clips that are worked on from now on: should the process die, one of them did it."""
+
+    positions: tuple[int, ...]
+
+
+#: position of the clip and its row
+Placed = Opened | tuple[int, Row]
 
 
 def decode_clip(
@@ -42,21 +82,18 @@ def decode_clip(
     storage_options: Mapping[str, Any] | None = None,
     have: Iterable[tuple[int, int]] = (),
     only: Collection[int] | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Decode one clip, chunk by chunk.
 
-    Frames are numbered in the decoder's output order from 0, in the whole video. A clip with a time range holds the
-    frames with start_s <= time < end_s, and ends at the first frame at or past end_s; where a stream gives no times,
-    frame index / average rate stands in for the range. Sampled are the frames whose index is a multiple of
-    `config.every`, or with `config.fps` the first frame at or after each tick n/fps from the clip's first frame.
+    Frames are numbered in the decoder's output order from 0, in the whole video. Which of them are the clip's, and
+    which of those are sampled, says pipeline/decode/ranges.py; what their times are, pipeline/decode/clock.py.
 
     Args:
         clip: row of `schema.CLIP`.
         config: sampling, and the size of chunks.
         storage_options: for fsspec.
-        have: (first, count) of sampled ordinals that are stored already: they are not copied, chunks are cut there. If
-            they reach to `intervals.END`, decoding stops where nothing is missing any more.
-        only: indices of the frames that are looked at; all others count as seen, but are not copied. None: all.
+        have: see `Request`.
+        only: see `Request`.
 
     Yields:
         Rows of `schema.CHUNK`; `planes` is a uint8 array, (bytes,), or None without frames. The final row has `last`
@@ -64,51 +101,214 @@ def decode_clip(
         the clip does wrong never raises: it is the `error` of the last row, which then has no frames; frames decoded
         before it come in rows of their own.
     """
-    have = list(have)
-    stored, gaps = _Intervals(have), complement(have)
-    needed = DecodeWindow(gaps, only)
-    tally = _Tally()
-    chunk: Chunk | None = None
-    error: ClipError | None = None
-    upright = Upright()
-    try:
+    for item in decode_video([Request(clip, tuple(have), only)], config, storage_options):
+        if not isinstance(item, Opened):
+            yield item[1]
+
+
+def decode_video(
+    requests: Sequence[Request],
+    config: DecodeConfig,
+    storage_options: Mapping[str, Any] | None = None,
+    effort: "Effort | None" = None,
+) -> Iterator[Placed]:
+    """Decode clips of one video: what several of them hold is decoded once, what none of them holds is jumped over.
+
+    Args:
+        requests: of clips of the same bytes (uri, member and offset).
+        config: sampling, and the size of chunks.
+        storage_options: for fsspec.
+        effort: is counted up.
+
+    Yields:
+        (position in `requests`, row) with the rows that `decode_clip` gives for each; and `Opened`, whenever the clips
+        that are worked on become others.
+    """
+    source = _Source(requests[0].clip, config, storage_options, effort) if requests else None
+    for lane in passes([request.clip for request in requests]):
+        assert source is not None
+        parts = [
+            _Part(position, requests[position], ClipRows(requests[position], config, source.upright))
+            for position in lane
+        ]
+        yield from _read(source, parts)
+
+
+def passes(clips: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+    """Positions of clips of one video, in order of time, in as many passes as keep few enough of them open at once."""
+    lanes: list[list[int]] = []
+    ends_of: list[list[float]] = []
+    spans = [_span(clip) for clip in clips]
+    for position in sorted(range(len(clips)), key=lambda i: (spans[i][0], i)):
+        start, end = spans[position]
+        ends_of = [[other for other in ends if other >= start] for ends in ends_of]
+        lane = next((i for i, ends in enumerate(ends_of) if len(ends) < _OPEN_CLIPS), len(lanes))
+        if lane == len(lanes):
+            lanes.append([])
+            ends_of.append([])
+        lanes[lane].append(position)
+        ends_of[lane].append(end)
+    return lanes
+
+
+def _span(clip: Mapping[str, Any]) -> tuple[float, float]:
+    """About when a clip begins and ends, in seconds."""
+    if clip.get("start_frame") is not None:
+        end = clip.get("end_frame")
+        return clip["start_frame"] / RAW_FPS, math.inf if end is None else end / RAW_FPS
+    return clip.get("start_s") or 0.0, math.inf if clip.get("end_s") is None else clip["end_s"]
+
+
+@dataclass
+class _Part:
+    """A clip that is read: where its rows come from, and which frames it has."""
+
+    position: int
+    request: Request
+    rows: ClipRows
+    bounds: Bounds = field(default_factory=lambda: Bounds(-math.inf, math.inf))
+    interval_s: float = 1 / RAW_FPS
+
+    def begin(self) -> float:
+        """About when the clip begins, in seconds."""
+        frames = self.bounds.frames
+        return self.bounds.low if frames is None else frames[0] * self.interval_s
+
+    def placed(self, rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
+        for row in rows:
+            yield self.position, row
+
+
+class _Source:
+    """One video, which may be opened several times; its index is read once."""
+
+    def __init__(
+        self, clip: Mapping[str, Any], config: DecodeConfig, options: Any, effort: "Effort | None" = None
+    ) -> None:
+        self._clip, self.config, self._options = clip, config, options
+        self.effort = effort or Effort()
+        self.upright = Upright()
+        self._indexed: tuple[FrameIndex, np.ndarray, np.ndarray] | None = None
+        self._asked = False
+
+    def open(self, stack: ExitStack) -> Video:
+        return open_video(self._clip, self.config, self._options, stack)
+
+    def distrust(self) -> None:
+        """From now on there is no index."""
+        self._asked, self._indexed = True, None
+
+    def indexed(self) -> "tuple[FrameIndex, np.ndarray, np.ndarray] | None":
+        """The index, the time of each frame in seconds, and the jumps of the clock up to it; None: there is none."""
+        if not self._asked:
+            self._asked = True
+            try:
+                self._indexed = self._read_index()
+            except (NotIndexedError, av.FFmpegError, ClipError):
+                self._indexed = None
+        return self._indexed
+
+    def _read_index(self) -> "tuple[FrameIndex, np.ndarray, np.ndarray]":
         with ExitStack() as stack:
-            frames: Iterable[tuple[int, float | None, av.VideoFrame]] = ()
-            if not needed.nothing:
-                video = open_video(clip, config, storage_options, stack)
-                tally.describe(video.stream)
-                frames = _sampled_frames(video, clip, config, tally, upright)
-            for index, time, frame in frames:
-                ordinal = tally.sampled - 1
-                if needed.ends_before(ordinal, index):
-                    yield from unseen_rows(clip, gaps, ordinal, chunk)
-                    return
-                missing = ordinal not in stored
-                layout = upright.layout(frame) if missing and (only is None or index in only) else None
-                if chunk is not None and (not missing or chunk.ends_before(layout)):
-                    yield chunk.row(clip)
-                    chunk = None  # before the next one is allocated: two chunks, not three
-                if missing:
-                    chunk = chunk or Chunk(ordinal, config)
-                    chunk.add(index, time, frame, layout, upright)
+            video = self.open(stack)
+            index = index_packets(scan(video.container, video.stream))
+            if video.is_cut_off():
+                raise NotIndexedError("the file is cut off")
+        with ExitStack() as stack:
+            video = self.open(stack)
+            head = _Decoded()
+            index = check_head(index, _frames(video, self.config, head))
+            self.effort.decoded += head.count
+            self.effort.indexed += 1
+            clock, time_base = clock_of(video), video.stream.time_base  # gone once it is closed
+        ticks, jumps_F = continue_clock(clock, index.pts_F)
+        zero = ticks[0] if self.config.clock == "start" else 0
+        time_F = seconds_of(ticks - zero, time_base)
+        if len(index) > self.config.max_frames or time_F[-1] - time_F[0] > 3600 * self.config.max_hours:
+            raise NotIndexedError("too long")
+        return index, time_F, jumps_F
+
+    def pays(self, video: Video, parts: Sequence[_Part]) -> bool:
+        """Whether to read the index: a clip begins late, or of a video that is not short some frames are not wanted."""
+        if any(_span(part.request.clip)[0] > _EARLY_S for part in parts):
+            return True
+        sampled = self.config.every > 1 or self.config.fps is not None
+        sparse = sampled or any(part.request.have or part.request.only is not None for part in parts)
+        ranged = any(_span(part.request.clip)[1] < math.inf for part in parts)
+        return sparse and not ranged and not 0 < video.stream.frames < _SHORT_FRAMES
+
+
+def clock_of(video: Video) -> Clock:
+    """The clock of an opened video."""
+    stream = video.stream
+    return Clock(stream.time_base, stream.average_rate, jump_limit_s(video.container.format.name))
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Decoded:
+    """Frames that came out of the codec so far, when decoding from the start."""
+
+    count: int = 0
+
+
+def _read(source: _Source, parts: list[_Part]) -> Iterator[Placed]:
+    """One pass over a video."""
+    decoded = _Decoded()
+    for part in parts:
+        if (problem := part.request.clip.get("problem")) is not None:
+            yield from part.placed(part.rows.fail(ClipError(problem, "bad_range")))
+        elif part.rows.needed.nothing:
+            yield from part.placed(part.rows.nothing())
+    parts = [part for part in parts if not part.rows.ended]
+    try:
+        if parts:
+            yield from _read_opened(source, parts, decoded)
+        return
     except ClipError as problem:
         error = problem
-    except av.FFmpegError as problem:
-        error = ClipError(f"frame {tally.decoded - 1} cannot be converted: {reason_of(problem)}", "unsupported_pixels")
     except Exception as problem:  # one that leaves the task would fail the whole job
-        error = _of_reading(problem, clip["uri"], tally.decoded)
-    if needed.nothing:
-        yield from unseen_rows(clip, gaps, 0, None)
-        return
-    if error is None:
-        final = chunk.row(clip) if chunk is not None else empty_row(clip, tally.sampled)
-        yield final | {"last": True, "video": tally.video()}
-        return
-    if chunk is not None and chunk.count:
-        yield chunk.row(clip)
-    chunk = None
-    details = {"stage": tally.stage, "error_class": error.error_class, "message": str(error)}
-    yield error_row(clip, tally.sampled, details, tally.video())
+        error = _of_reading(problem, parts[0].request.clip["uri"], decoded.count)
+    for part in parts:
+        if not part.rows.ended:
+            yield from part.placed(part.rows.fail(error))
+
+
+def _read_opened(source: _Source, parts: list[_Part], decoded: _Decoded) -> Iterator[Placed]:
+    yield Opened((parts[0].position,))
+    with ExitStack() as stack:
+        video = source.open(stack)
+        _describe(video, parts)
+        if source.pays(video, parts) and (indexed := source.indexed()) is not None:
+            try:
+                yield from _read_indexed(source, *indexed, parts)
+                return
+            except DistrustError:
+                source.distrust()
+            for part in parts:
+                if not part.rows.ended:
+                    rows, part.rows = part.rows.again()
+                    yield from part.placed(rows)
+            left = [part for part in parts if not part.rows.ended]
+            for part in left:
+                if part.rows.needed.nothing:
+                    yield from part.placed(part.rows.nothing())
+            parts[:] = [part for part in left if not part.rows.ended]
+            _describe(video, parts)
+        if parts:
+            try:
+                yield from _read_from_start(video, source.config, source.upright, parts, decoded)
+            finally:
+                source.effort.decoded += decoded.count
+
+
+def _describe(video: Video, parts: Iterable[_Part]) -> None:
+    for part in parts:
+        part.rows.tally.describe(video.stream)
+        part.interval_s = 1 / float(video.stream.average_rate or RAW_FPS)
+        part.bounds = bounds_of(part.request.clip, float(video.stream.time_base), part.interval_s)
 
 
 def _of_reading(problem: Exception, uri: str, decoded: int) -> ClipError:
@@ -117,107 +317,200 @@ def _of_reading(problem: Exception, uri: str, decoded: int) -> ClipError:
     return ClipError(f"unexpected {type(problem).__name__}: {problem}", UNEXPECTED)
 
 
-class _Intervals:
-    """Set of integers given as (first, count) intervals in any order, also overlapping."""
-
-    def __init__(self, intervals: Iterable[tuple[int, int]]) -> None:
-        self._begins: list[int] = []
-        self._ends: list[int] = []
-        for first, count in sorted(intervals):
-            if self._ends and first <= self._ends[-1]:
-                self._ends[-1] = max(self._ends[-1], first + count)
-            else:
-                self._begins.append(first)
-                self._ends.append(first + count)
-
-    def __contains__(self, value: int) -> bool:
-        position = bisect_right(self._begins, value) - 1
-        return position >= 0 and value < self._ends[position]
+# -- with an index ----------------------------------------------------------------------------------------------------
 
 
-# -- frames -----------------------------------------------------------------------------------------------------------
+class _Planned:
+    """A part whose frames are all known beforehand."""
+
+    def __init__(self, part: _Part, selected: Selected, time_F: np.ndarray) -> None:
+        self.part, self._time_F = part, time_F
+        self._sampled = selected.sampled_S.tolist()
+        self._at = 0
+        rows = part.rows
+        looked_at = []
+        for ordinal, index in enumerate(self._sampled):
+            if rows.needed.ends_before(ordinal, index):
+                break
+            if rows.looks_at(ordinal, index):
+                looked_at.append(index)
+        self.first = selected.first
+        #: frames that must be decoded: the first of all tells the size
+        self.wanted_set = {*looked_at, *([self.first] if selected.first < selected.end else [])}
+        self.wanted = sorted(self.wanted_set)
+
+    def take(self, number: int, frame: av.VideoFrame, upright: Upright) -> Iterator[Row]:
+        """A wanted frame has come, and with it all sampled ones before it that were not wanted."""
+        rows = self.part.rows
+        if number == self.first:
+            rows.tally.show(frame, upright)
+        yield from self._pass(number)
+        if not rows.ended and self._at < len(self._sampled) and self._sampled[self._at] == number:
+            self._at += 1
+            yield from rows.take(number, float(self._time_F[number]), frame)
+        if not rows.ended and number == self.wanted[-1]:
+            yield from self.finish()
+
+    def finish(self) -> Iterator[Row]:
+        """No more frames are wanted."""
+        yield from self._pass(len(self._time_F))
+        if not self.part.rows.ended:
+            yield from self.part.rows.finish()
+
+    def _pass(self, number: int) -> Iterator[Row]:
+        rows = self.part.rows
+        while not rows.ended and self._at < len(self._sampled) and self._sampled[self._at] < number:
+            index = self._sampled[self._at]
+            self._at += 1
+            yield from rows.take(index, float(self._time_F[index]), None)
 
 
-@dataclass
-class _Tally:
-    """What was seen of the clip so far; becomes the `video` of its last row."""
+def _read_indexed(
+    source: _Source,
+    index: FrameIndex,
+    time_F: np.ndarray,
+    jumps_F: np.ndarray,
+    parts: Sequence[_Part],
+) -> Iterator[Placed]:
+    """The parts' rows, from as few frames as they can be had.
 
-    stage: str = "open"
-    stream: dict[str, Any] | None = None
-    decoded: int = 0  # in the whole video
-    frames: int = 0  # of them inside the clip's range
-    sampled: int = 0
-    start_time: float | None = None
-    end_time: float | None = None
-
-    def describe(self, stream: Any) -> None:
-        """Take the header's description of the stream; from here on errors are errors of decoding."""
-        codec = stream.codec_context
-        rate = stream.average_rate
-        self.stage = "decode"
-        self.stream = {
-            "fps": float(rate) if rate else None,
-            "width": codec.width,
-            "height": codec.height,
-            "codec": codec.codec.canonical_name,
-            "pixel_format": codec.pix_fmt,
-            "rotation": 0,
-        }
-
-    def count(self, frame: av.VideoFrame, time: float | None, upright: Upright) -> None:
-        """Count a frame inside the clip's range; the first says more about size and rotation than the header."""
-        if not self.frames and self.stream is not None:
-            layout, turn = upright.layout(frame), upright.turn(frame)
-            self.stream |= {"width": layout.width, "height": layout.height, "rotation": DEGREES[turn]}
-            self.stream["pixel_format"] = frame.format.name
-        self.frames += 1
-        if time is not None:
-            self.start_time = time if self.start_time is None else self.start_time
-            self.end_time = time
-
-    def video(self) -> dict[str, Any] | None:
-        """The `video` struct of `schema.CHUNK`; None if the file could not be opened."""
-        if self.stream is None:
-            return None
-        counts = {"frames": self.frames, "sampled": self.sampled}
-        return {**counts, **self.stream, "start_time": self.start_time, "end_time": self.end_time}
+    Raises:
+        DistrustError: frames are not what the index says; the rows so far are right.
+    """
+    planned = []
+    for part in parts:
+        selected = select(time_F, part.bounds, source.config)
+        tally, first, end = part.rows.tally, selected.first, selected.end
+        tally.frames = end - first
+        tally.length = float(time_F[-1] - time_F[0]) + part.interval_s
+        if first < end:
+            tally.start_time, tally.end_time = float(time_F[first]), float(time_F[end - 1])
+            tally.jumps = int(jumps_F[end - 1] - jumps_F[first])
+        planned.append(_Planned(part, selected, time_F))
+    for plan in planned:
+        if not plan.wanted:
+            yield from plan.part.placed(plan.finish())
+    waiting = deque(sorted((plan for plan in planned if plan.wanted), key=lambda plan: plan.wanted[0]))
+    wanted = sorted({number for plan in waiting for number in plan.wanted})
+    reader = Reader(source.open, index, source.config)
+    frames = reader.frames(wanted)
+    active: list[_Planned] = []
+    told: list[int] = []
+    for number in wanted:
+        while waiting and waiting[0].wanted[0] <= number:
+            active.append(waiting.popleft())
+        active = [plan for plan in active if not plan.part.rows.ended]
+        if (positions := [plan.part.position for plan in active]) != told:
+            told = positions
+            yield Opened(tuple(told))
+        before = reader.decoded, reader.jumps
+        _, frame = next(frames)
+        source.effort.decoded += reader.decoded - before[0]
+        source.effort.jumps += reader.jumps - before[1]
+        for plan in active:
+            if number in plan.wanted_set:
+                yield from plan.part.placed(plan.take(number, frame, source.upright))
 
 
-def _sampled_frames(
-    video: Video, clip: Mapping[str, Any], config: DecodeConfig, tally: _Tally, upright: Upright
-) -> Iterator[tuple[int, float | None, av.VideoFrame]]:
-    """(index in the video, time in seconds, frame) of each sampled frame of the clip's range; counts in `tally`."""
-    start_s = -math.inf if clip.get("start_s") is None else clip["start_s"]
-    end_s = math.inf if clip.get("end_s") is None else clip["end_s"]
-    interval_s = 1.0 / float(video.stream.average_rate or RAW_FPS)
-    known = (0, 0.0)  # index and time from which the clock of frames without a time is counted on
-    begin = origin = next_tick = None
-    for index, frame in enumerate(_frames(video, config, tally)):
-        time = frame.time
-        if time is not None:
-            known = (index, time)
-        clock = known[1] + (index - known[0]) * interval_s
-        begin = clock if begin is None else begin
-        if clock - begin > 3600 * config.max_hours:
-            raise ClipError(f"longer than {config.max_hours:g} hours, which decode.max_hours allows", "too_long")
-        if clock >= end_s:
+# -- from the start ---------------------------------------------------------------------------------------------------
+
+
+class _Streamed:
+    """A part whose frames become known as they are decoded."""
+
+    def __init__(self, part: _Part, config: DecodeConfig) -> None:
+        self.part, self._sampler = part, Sampler(config)
+        self._jumps = 0
+        self._kept: tuple[int, float | None, av.VideoFrame] | None = None  # first frame, until one is sampled
+
+    def take(
+        self, index: int, seconds: float, time: float | None, frame: av.VideoFrame, jumps: int, upright: Upright
+    ) -> Iterator[Row]:
+        """The next frame of the video, from the clip's begin on."""
+        bounds, rows = self.part.bounds, self.part.rows
+        tally = rows.tally
+        if bounds.ends(index, seconds) and tally.frames:
+            yield from self.finish()
             return
-        if clock < start_s:
-            continue
-        tally.count(frame, time, upright)
-        if config.fps is None:
-            sampled = index % config.every == 0
-        else:
-            origin = clock if origin is None else origin
-            sampled = next_tick is None or clock >= next_tick - TICK_TOLERANCE_S
-            if sampled:
-                next_tick = origin + (math.floor((clock - origin + TICK_TOLERANCE_S) * config.fps) + 1) / config.fps
-        if sampled:
-            tally.sampled += 1
-            yield index, time, frame
+        if not tally.frames:
+            tally.show(frame, upright)
+            self._jumps = jumps
+        tally.frames += 1
+        tally.jumps = jumps - self._jumps
+        if time is not None:
+            tally.start_time = time if tally.start_time is None else tally.start_time
+            tally.end_time = time
+        if self._sampler.takes(index, seconds):
+            self._kept = None
+            yield from rows.take(index, time, frame)
+        elif tally.frames == 1:
+            self._kept = index, time, frame
+        if bounds.ends(index, seconds) and not rows.ended:
+            yield from self.finish()
+
+    def finish(self) -> Iterator[Row]:
+        """The clip has no more frames."""
+        rows = self.part.rows
+        if self._kept is not None:
+            yield from rows.take(*self._kept)
+        if not rows.ended:
+            yield from rows.finish()
 
 
-def _frames(video: Video, config: DecodeConfig, tally: _Tally) -> Iterator[av.VideoFrame]:
+def _read_from_start(
+    video: Video,
+    config: DecodeConfig,
+    upright: Upright,
+    parts: Sequence[_Part],
+    decoded: _Decoded,
+) -> Iterator[Placed]:
+    """The parts' rows, from all frames up to the last part's end."""
+    waiting = deque(_Streamed(part, config) for part in sorted(parts, key=_Part.begin))
+    mixed = len({part.bounds.frames is None for part in parts}) > 1  # then their order is not certain
+    active: list[_Streamed] = []
+    clock = clock_of(video)
+    times = TimeSource(video.container.format.name, video.stream.codec_context.has_b_frames)
+    frames = times.in_order(_frames(video, config, decoded, times.feed))
+    zero = begin = None
+    told: list[_Streamed] | None = None
+    seconds = -math.inf
+    for ticks, (known, index, frame) in clock.follow(_with_ticks(times, frames)):
+        if zero is None:
+            zero = times.zero(ticks) if config.clock == "start" else 0
+        seconds = seconds_of(ticks - zero, video.stream.time_base)
+        begin = seconds if begin is None else begin
+        if seconds - begin > 3600 * config.max_hours:
+            raise ClipError(f"longer than {config.max_hours:g} hours, which decode.max_hours allows", "too_long")
+        if waiting and (mixed or waiting[0].part.bounds.begins(index, seconds)):
+            active = active + [part for part in waiting if part.part.bounds.begins(index, seconds)]
+            waiting = deque(part for part in waiting if not part.part.bounds.begins(index, seconds))
+        time = seconds if known else None
+        for part in active:
+            for row in part.take(index, seconds, time, frame, clock.jumps, upright):
+                yield part.part.position, row
+        if any(part.part.rows.ended for part in active):
+            active = [part for part in active if not part.part.rows.ended]
+            if not active and not waiting:
+                return
+        if told is not active:  # another list: a clip has begun or ended
+            told = active
+            yield Opened(tuple(part.part.position for part in active or [waiting[0]]))
+    for part in (*active, *waiting):
+        part.part.rows.tally.length = seconds - (begin or 0.0) + part.part.interval_s
+        yield from part.part.placed(part.finish())
+
+
+def _with_ticks(
+    times: TimeSource, frames: Iterable[av.VideoFrame]
+) -> Iterator[tuple[int | None, tuple[bool, int, av.VideoFrame]]]:
+    for index, frame in enumerate(frames):
+        ticks = times.ticks(frame)
+        yield ticks, (ticks is not None or times.unordered, index, frame)
+
+
+def _frames(
+    video: Video, config: DecodeConfig, decoded: _Decoded, feed: Callable[[Any], None] | None = None
+) -> Iterator[av.VideoFrame]:
     """All frames of a stream in the decoder's order, with those that B-frames hold back at the end.
 
     Raises:
@@ -228,22 +521,24 @@ def _frames(video: Video, config: DecodeConfig, tally: _Tally) -> Iterator[av.Vi
     try:
         for packet in video.container.demux(video.stream):
             if packet.has_sidedata("encryption_info"):  # decoding it would give noise, or fail for another reason
-                raise ClipError(f"the video is encrypted (DRM) from frame {tally.decoded} on", "encrypted")
+                raise ClipError(f"the video is encrypted (DRM) from frame {decoded.count} on", "encrypted")
             if packet.size:  # else it is the flush at the end
                 incomplete = packet.is_corrupt
+                if feed is not None:
+                    feed(packet)
             for frame in packet.decode():
                 check_size(frame.width, frame.height, config)
-                if tally.decoded >= config.max_frames:
+                if decoded.count >= config.max_frames:
                     raise ClipError(f"more than {config.max_frames} frames, which decode.max_frames allows", "too_long")
-                tally.decoded += 1
+                decoded.count += 1
                 yield frame
     except av.FFmpegError as error:
         codec = video.stream.codec_context
         check_size(codec.width, codec.height, config)  # the codec's own limit has refused it, see open_video
         if incomplete or video.is_cut_off():
-            raise ClipError(f"the file is cut off after {tally.decoded} frames", "truncated") from error
-        raise ClipError(f"decoding failed after {tally.decoded} frames: {reason_of(error)}", "corrupt") from error
+            raise ClipError(f"the file is cut off after {decoded.count} frames", "truncated") from error
+        raise ClipError(f"decoding failed after {decoded.count} frames: {reason_of(error)}", "corrupt") from error
     if video.is_cut_off():  # not `incomplete`: recorded MPEG streams end within a packet as a rule
-        raise ClipError(f"the file is cut off after {tally.decoded} frames", "truncated")
-    if not tally.decoded:
+        raise ClipError(f"the file is cut off after {decoded.count} frames", "truncated")
+    if not decoded.count:
         raise ClipError("the video stream holds no frame that can be decoded", "no_frames")

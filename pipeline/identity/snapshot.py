@@ -8,7 +8,7 @@ another.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ TABLES = ("tracks", "identities", "ambiguous_pairs", "lineage")
 _LOCAL_CLIPS = 16  # so few are linked by the driver itself: a task would first wait seconds for its process to load
 _HISTORY_KEY = b"faceatlas.clustering"
 #: columns of `clips` beside the id that decide whether a clip's tracks must be linked again
-_CLIP = ["fingerprint", "faces"]
+_CLIP = ["fingerprint", "faces", "bbox", "width", "height"]
 _ORIGIN = "origin"
 _SLIM = [name for name in schema.TRACKS.names if name not in ("frames", "members")]
 
@@ -123,7 +123,7 @@ def _link_in_two(
     if written.get(_ORIGIN) == origin:
         whole = _with_identities(whole, pa.nulls(whole.num_rows, pa.string()))
     else:
-        whole = link_one_shard(context, shard, clips["clip_id"].combine_chunks())
+        whole = link_one_shard(context, shard, clips["clip_id"].combine_chunks(), _boxes_of(clips))
     return whole.select(_SLIM), (whole, origin)
 
 
@@ -140,8 +140,19 @@ def _origin(context: RunContext, shard: str, clips: pa.Table) -> str:
     )
 
 
-def link_one_shard(context: RunContext, shard: str, clip_ids: pa.Array) -> pa.Table:
-    """Tracks of the done clips of one shard, schema.TRACKS."""
+def _boxes_of(clips: pa.Table) -> dict[str, list[float]]:
+    """Clip -> the box that the corpus gives for its subject, in pixels."""
+    return {
+        clip["clip_id"]: [side * clip["height" if i % 2 else "width"] for i, side in enumerate(clip["bbox"])]
+        for clip in clips.to_pylist()
+        if clip["bbox"] is not None and clip["width"] and clip["height"]
+    }
+
+
+def link_one_shard(
+    context: RunContext, shard: str, clip_ids: pa.Array, boxes: Mapping[str, Sequence[float]] | None = None
+) -> pa.Table:
+    """Tracks of the done clips of one shard, schema.TRACKS; `boxes` as in `link_shard`."""
     output = context.open()
     faces = parquet.read_version(output, "faces", context.slots["face"], shard=shard)
     faces = faces.filter(pc.is_in(faces["clip_id"], clip_ids))
@@ -152,7 +163,8 @@ def link_one_shard(context: RunContext, shard: str, clip_ids: pa.Array) -> pa.Ta
             others[slot] = rows.filter(pc.is_in(rows["clip_id"], clip_ids))
     from pipeline.tracking.link import link_shard  # with scipy, which a run whose snapshot is there need not load
 
-    return link_shard(faces, others.get("embeddings"), shard, context.config.tracks, poses=others.get("pose"))
+    poses = others.get("pose")
+    return link_shard(faces, others.get("embeddings"), shard, context.config.tracks, poses=poses, boxes=boxes)
 
 
 def _with_identities(tracks: pa.Table, identity_of_track: pa.Array) -> pa.Table:

@@ -9,7 +9,7 @@ from pipeline.planning.versions import digest_values
 from pipeline.runs.context import RunContext
 from pipeline.tables import parquet
 
-AGGREGATE_ALGORITHM = 4  # raised when the same faces give other tracks or identities
+AGGREGATE_ALGORITHM = 5  # raised when the same faces give other tracks or identities
 
 
 def aggregate_version(context: RunContext, same_person_cosine: float | None) -> str:

@@ -120,7 +120,8 @@ def forecast(
     pixels = probed.clips * probed.megapixels
     chunks = max(probed.clips, sampled / config.decode.chunk_frames)
     files = max(probed.shards, chunks / config.store.chunks_per_file) * sum(value > 0 for value in slot_share.values())
-    times = _times(Amount(pixels, pixels * share, faces), slot_share, config, cluster, measured)
+    work = Amount(pixels + probed.clips * probed.lead_megapixels, pixels * share, faces)
+    times = _times(work, slot_share, config, cluster, measured)
     return result | times | {"output_mb": faces * measured.face_bytes / 1e6 + files * FILE_MB}
 
 

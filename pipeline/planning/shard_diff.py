@@ -24,6 +24,7 @@ PRESENT, MISSING, STALE, QUARANTINED, FORGOTTEN = "present", "missing", "stale",
 NEW_CLIP, CHANGED, NEW_SAMPLING = "new clip", "changed bytes", "new sampling"
 NEW_VERSION, MISSING_CHUNKS, RETRIED = "new model version", "missing chunks", "quarantined, tried again"
 CLOSED_EARLY = "closed before its end"
+_LARGEST_FRACTION = 2.0  # a box may reach beyond its frame
 NO_FRAME = "the video has no frame in the wanted time range"
 
 
@@ -214,12 +215,35 @@ def _ended_rows(
     columns = {name: clips[name].take(pa.array(chosen)) for name in schema.CLIP.names}
     columns |= {
         "status": pc.if_else(empty, "empty", "done"),
-        "reason": pc.if_else(empty, NO_FRAME, pa.scalar(None, pa.string())),
+        "reason": pc.if_else(empty, _no_frame(pc.struct_field(facts, "length")), pa.scalar(None, pa.string())),
         "error_class": pa.nulls(len(chosen), pa.string()),
         "faces": pa.array(faces_M[chosen]),
         **{item.name: pc.struct_field(facts, item.name) for item in schema.VIDEO},
     }
+    sizes = zip(*(columns[name].to_pylist() for name in ("bbox", "width", "height")), strict=True)
+    columns["bbox"] = pa.array([box_in_fractions(*size) for size in sizes], schema.CLIP.field("bbox").type)
     return pa.table([columns[name] for name in schema.CLIPS.names], schema=schema.CLIPS)
+
+
+def _no_frame(length: pa.Array) -> pa.Array:
+    return pa.array([no_frame(seconds) for seconds in length.to_pylist()], pa.string())
+
+
+def no_frame(length: float | None) -> str:
+    """Why a clip is empty, in words; `length` of the whole video in seconds, None where it is not known."""
+    return NO_FRAME if length is None else f"{NO_FRAME}; it is {length:.2f} s long"
+
+
+def box_in_fractions(box: Sequence[float] | None, width: int | None, height: int | None) -> list[float] | None:
+    """A box that a corpus gives, in fractions of the frame; one in pixels is told by a side far beyond 1.
+
+    None where it is in pixels of a frame whose size is not known.
+    """
+    if box is None or max(map(abs, box)) <= _LARGEST_FRACTION:
+        return None if box is None else list(box)
+    if not width or not height:
+        return None
+    return [side / size for side, size in zip(box, (width, height, width, height), strict=True)]
 
 
 def _states(

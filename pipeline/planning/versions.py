@@ -13,7 +13,7 @@ from typing import Any, NewType
 from pipeline import schema
 from pipeline.config.models import DecodeConfig
 
-DECODE_ALGORITHM = 1  # raised when decoding gives other pixels, indices or times
+DECODE_ALGORITHM = 2  # raised when decoding gives other pixels, indices or times
 
 #: slot -> version of its model
 SlotVersions = NewType("SlotVersions", Mapping[str, str])
@@ -28,7 +28,7 @@ def digest_values(*content: Any) -> str:
 
 def clips_version(decode: DecodeConfig) -> str:
     """Version of `clips` and `quarantine`; every model's version depends on it. Chunk sizes do not enter."""
-    return digest_values("decode", DECODE_ALGORITHM, decode.every, decode.fps, decode.max_pixels)
+    return digest_values("decode", DECODE_ALGORITHM, decode.every, decode.fps, decode.max_pixels, decode.clock)
 
 
 def tables_of(slots: SlotVersions, clips: str) -> TableVersions:

@@ -9,7 +9,7 @@ from typing import Any
 import av
 import numpy as np
 
-from pipeline.decode.decoder import RAW_FPS
+from pipeline.decode.clock import RAW_FPS
 from pipeline.errors import ConfigError, OutputError
 from pipeline.report.draw import draw_faces
 from pipeline.report.frames import read_frames

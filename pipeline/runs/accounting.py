@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.intervals import ClipState
 from pipeline.planning.plan import Plan
-from pipeline.planning.shard_diff import NO_FRAME
+from pipeline.planning.shard_diff import box_in_fractions, no_frame
 from pipeline.planning.versions import SlotVersions, TableVersions
 from pipeline.storage.output import Output
 from pipeline.tables.shard_file import are_closed_early, read_shard, write_shard
@@ -160,9 +160,11 @@ def _clip_row(clip: Mapping, state: ClipState) -> dict:
     if state.error is not None:
         status, reason, error_class = "quarantined", state.error["message"], state.error["error_class"]
     elif status == "empty":
-        reason = NO_FRAME
+        reason = no_frame((state.video or {}).get("length"))
     facts = {"status": status, "reason": reason, "error_class": error_class, "faces": state.faces}
-    return {**clip, **(state.video or {}), **facts}
+    video = state.video or {}
+    box = box_in_fractions(clip["bbox"], video.get("width"), video.get("height"))
+    return {**clip, **video, **facts, "bbox": box}
 
 
 def _quarantine_row(clip: Mapping, error: Mapping) -> dict:

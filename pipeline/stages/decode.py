@@ -1,12 +1,16 @@
 """Stage 2, decode: from work rows to chunks of the flow, with the results that are stored of them already.
 
-A clip whose worker died is decoded in a subprocess from the second attempt on: see stages/annotate.py.
+The clips of one video are decoded together, a few of them open at a time; only these are registered. After a death the
+whole video is decoded in a subprocess, which tells which clips are open. Should it die with several of them open, each
+is decoded alone, so that none is to blame for another.
 """
 
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -17,8 +21,9 @@ from pipeline import schema
 from pipeline.arrays import columns_to_matrix
 from pipeline.config.models import Config
 from pipeline.corpus import allowlist
-from pipeline.decode.chunking import chunks_to_table, error_row
-from pipeline.decode.decoder import decode_clip
+from pipeline.decode.chunking import Request, Row, chunks_to_table, error_row
+from pipeline.decode.clock import RAW_FPS
+from pipeline.decode.decoder import Opened, Placed, decode_video
 from pipeline.errors import UNEXPECTED
 from pipeline.isolation import subprocess as isolation
 from pipeline.isolation.registry import InFlightMark, RegistryClient
@@ -31,15 +36,36 @@ _RESULTS = ("face_index", "face_number", *schema.SLOTS)
 
 
 def pack_work(work: pa.Table, blocks: int) -> list[dict[str, bytes]]:
-    """Work rows (plan.WORK) in about so many blocks of consecutive rows, each as an Arrow stream under `work`."""
+    """Work rows (plan.WORK) in about so many blocks, each as an Arrow stream under `work`.
+
+    The rows of one video lie together in one block, in order of time: they are decoded in one pass. Videos keep the
+    order of their first rows.
+    """
     size = -(-work.num_rows // blocks)
+    video_W, work = _by_video(work)
+    cuts, low = [0], 0
+    for high in [*(np.flatnonzero(np.diff(video_W)) + 1).tolist(), work.num_rows]:
+        if high - low >= size or high == work.num_rows:
+            cuts.append(high)
+            low = high
     packed = []
-    for low in range(0, work.num_rows, size):
+    for low, high in pairwise(cuts):
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, work.schema) as stream:
-            stream.write_table(work.slice(low, size))
+            stream.write_table(work.slice(low, high - low))
         packed.append({"work": sink.getvalue().to_pybytes()})
     return packed
+
+
+def _by_video(work: pa.Table) -> tuple[np.ndarray, pa.Table]:
+    """Number of each row's video, from 0 in the order of their first rows; and the rows sorted by it and by time."""
+    parts = [work["shard"], work["uri"], pc.fill_null(work["member"], ""), pc.fill_null(work["fingerprint"], "")]
+    joined = pc.binary_join_element_wise(*parts, "\n").combine_chunks()
+    video_W = joined.dictionary_encode().indices.to_numpy()
+    by_frame = pc.divide(pc.cast(work["start_frame"], pa.float64()), RAW_FPS)  # for the order, any rate will do
+    start_W = pc.fill_null(pc.coalesce(work["start_s"], by_frame), 0.0).to_numpy()
+    order_W = np.lexsort((start_W, video_W))
+    return video_W[order_W], work.take(pa.array(order_W))
 
 
 def decode_packed(packed: pa.Table, context: RunContext, registry: RegistryClient) -> Iterator[pa.Table]:
@@ -56,82 +82,148 @@ def decode_clips(work: pa.Table, context: RunContext, registry: RegistryClient) 
         context: the run.
         registry: where attempts are counted.
     """
-    for row in work.to_pylist():
-        stored = _read_stored(context, row) if row["stored"] else {}
-        only = set(stored["face"]["frame"].to_pylist()) if "face" in stored else None  # no other frame has a face
-        for chunk in metrics.timed_items(decode_isolated(row, context.config, registry, only), "decode"):
+    for _, same in groupby(work.to_pylist(), key=itemgetter("shard", "uri", "member", "offset", "fingerprint")):
+        rows = list(same)
+        stored = [_read_stored(context, row) if row["stored"] else {} for row in rows]
+        # no other frame has a face
+        only = [set(tables["face"]["frame"].to_pylist()) if "face" in tables else None for tables in stored]
+        for position, chunk in metrics.timed_items(decode_isolated(rows, context.config, registry, only), "decode"):
+            row = rows[position]
             _log_decoded(chunk, row, context)
             if row["end_known"] and not chunk["count"] and chunk["error"] is None:
                 continue  # the end is recorded already; this row would only repeat it
-            yield _to_flow(chunk, row, stored)
+            yield _to_flow(chunk, row, stored[position])
 
 
 def decode_isolated(
-    row: Mapping[str, Any], config: Config, registry: RegistryClient, only: Collection[int] | None = None
-) -> Iterator[dict[str, Any]]:
-    """Chunks of a row of plan.WORK as of decoder.decode_clip, whatever the clip does to its process.
+    rows: Sequence[Mapping[str, Any]],
+    config: Config,
+    registry: RegistryClient,
+    only: Sequence[Collection[int] | None] | None = None,
+) -> Iterator[tuple[int, Row]]:
+    """As decoder.decode_video, for rows of plan.WORK of one video, whatever they do to their process.
 
-    Yields nothing more once the run is to stop; the clip then has no last row, and the next run continues it.
+    Yields nothing more once the run is to stop; the open clips then have no last row, and the next run does the rest.
+
+    Args:
+        rows: of plan.WORK, of the same bytes.
+        config: limits and sampling.
+        registry: where attempts are counted.
+        only: of each, the frames that are looked at; None: all.
+
+    Yields:
+        (position in `rows`, row of schema.CHUNK).
     """
-    slots = ",".join(row["slots"])
-    mark = InFlightMark("decode", row["clip_id"], row["fingerprint"], zlib.crc32(slots.encode()))
-    have = [(interval["first"], interval["count"]) for interval in row["have"]]
     if registry.stopping():
         return
-    if not allowlist.is_allowed(row["uri"], config.sources.allow):  # checked again: a link may lead elsewhere by now
-        details = {"stage": "open", "error_class": "forbidden", "message": allowlist.refusal(row["uri"])}
-        yield error_row(row, 0, details)
+    uri = rows[0]["uri"]
+    if not allowlist.is_allowed(uri, config.sources.allow):  # asked here too: a link may lead elsewhere by now
+        details = {"stage": "open", "error_class": "forbidden", "message": allowlist.refusal(uri)}
+        yield from ((position, error_row(row, 0, details)) for position, row in enumerate(rows))
         return
-    (deaths,) = registry.hold([mark])
-    if deaths:
-        metrics.record("faceatlas_retries", stage="decode")
+    video = _Video(rows, only or [None] * len(rows), config, registry)
+    deaths = registry.hold(video.marks)
+    if any(deaths):
+        metrics.record("faceatlas_retries", sum(map(bool, deaths)), stage="decode")
     try:
-        if deaths:
-            chunks = _decode_in_subprocess(row, config, have, only, mark, registry)
-        else:
-            chunks = decode_clip(row, config.decode, config.storage.options, have=have, only=only)
-            chunks = isolation.limit_each(chunks, config.faults.decode_limit_s)
-        for chunk in chunks:
-            yield chunk
-            if not chunk["last"] and registry.stopping():
+        for position, row in video.in_subprocesses() if any(deaths) else video.here():
+            yield position, row
+            if registry.stopping():
                 return
     finally:
         registry.release()
 
 
-def _decode_in_subprocess(
-    row: Mapping[str, Any],
-    config: Config,
-    have: Sequence[tuple[int, int]],
-    only: Collection[int] | None,
-    mark: InFlightMark,
-    registry: RegistryClient,
-) -> Iterator[dict[str, Any]]:
-    limits = isolation.SubprocessLimits(config.faults.decode_limit_s, config.faults.decode_memory_mb)
-    given, first = 0, 0
-    while True:
-        try:
-            with isolation.WorkerSubprocess(partial(_serve_decoder, config), limits, "decoding") as worker:
-                for number, chunk in enumerate(worker.run((row, have, only))):
-                    if number >= given:  # earlier ones came out of the previous attempt
-                        given, first = given + 1, chunk["first"] + chunk["count"]
-                        yield chunk
-            return
-        except (isolation.SubprocessDiedError, isolation.SubprocessRaisedError) as error:
-            deaths = registry.died(mark, str(error))
-            if deaths >= config.faults.attempts:
-                error_class = error.error_class if isinstance(error, isolation.SubprocessDiedError) else UNEXPECTED
-                details = {"stage": "decode", "error_class": error_class, "message": str(error), "attempts": deaths}
-                yield error_row(row, first, details)
-                return
+class _Video:
+    """The wanted clips of one video."""
+
+    def __init__(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        only: Sequence[Collection[int] | None],
+        config: Config,
+        registry: RegistryClient,
+    ) -> None:
+        self._rows, self._config, self._registry = rows, config, registry
+        self.marks = [mark_of(row) for row in rows]
+        self._requests = [
+            Request(row, tuple((part["first"], part["count"]) for part in row["have"]), looked_at)
+            for row, looked_at in zip(rows, only, strict=True)
+        ]
+        self._given: set[tuple[int, int, bool]] = set()  # rows that came out of an attempt: position, first, last
+        self._next = [0] * len(rows)  # first frame that is still to come
+
+    def here(self) -> Iterator[tuple[int, Row]]:
+        """Decode in this process, within the time limit."""
+        items = decode_video(self._requests, self._config.decode, self._config.storage.options)
+        for item in isolation.limit_each(items, self._config.faults.decode_limit_s):
+            if isinstance(item, Opened):
+                self._registry.hold([self.marks[position] for position in item.positions])
+            else:
+                yield item
+
+    def in_subprocesses(self) -> Iterator[tuple[int, Row]]:
+        """Decode in processes of their own: all clips together as long as none of them kills it."""
+        groups = [list(range(len(self._rows)))]
+        while groups:
+            group = groups.pop(0)
+            open_now = group[:1]
+            try:
+                for item in self._in_a_subprocess(group):
+                    if isinstance(item, Opened):
+                        open_now = list(item.positions)
+                        self._registry.hold([self.marks[position] for position in open_now])
+                    elif (new := self._not_given(*item)) is not None:
+                        yield new
+            except (isolation.SubprocessDiedError, isolation.SubprocessRaisedError) as error:
+                lost = [position for position in open_now if self._blame(position, error, alone=len(open_now) == 1)]
+                for position in lost:
+                    yield position, self._lost(position, error)
+                left = [position for position in open_now if position not in lost and not self._has_ended(position)]
+                rest = [position for position in group if position not in open_now and not self._has_ended(position)]
+                groups = [*([position] for position in left), *([rest] if rest else []), *groups]
+
+    def _in_a_subprocess(self, group: Sequence[int]) -> Iterator[Placed]:
+        """Items of a group's clips; positions are those in all rows."""
+        faults = self._config.faults
+        limits = isolation.SubprocessLimits(faults.decode_limit_s, faults.decode_memory_mb)
+        with isolation.WorkerSubprocess(partial(_serve_decoder, self._config), limits, "decoding") as worker:
+            for item in worker.run([self._requests[position] for position in group]):
+                if isinstance(item, Opened):
+                    yield Opened(tuple(group[position] for position in item.positions))
+                else:
+                    yield group[item[0]], item[1]
+
+    def _not_given(self, position: int, row: Row) -> tuple[int, Row] | None:
+        """A clip's row, unless it came out of an attempt before."""
+        key = position, row["first"], row["last"]
+        if key in self._given:
+            return None
+        self._given.add(key)
+        self._next[position] = row["first"] + row["count"]
+        return position, row
+
+    def _has_ended(self, position: int) -> bool:
+        return any(where == position and last for where, _, last in self._given)
+
+    def _blame(self, position: int, error: Exception, alone: bool) -> bool:
+        """Count a death; returns whether it was one too many, of a clip that was decoded alone."""
+        return self._registry.died(self.marks[position], str(error)) >= self._config.faults.attempts and alone
+
+    def _lost(self, position: int, error: Exception) -> Row:
+        deaths = self._registry.hold([self.marks[position]])[0]
+        error_class = error.error_class if isinstance(error, isolation.SubprocessDiedError) else UNEXPECTED
+        details = {"stage": "decode", "error_class": error_class, "message": str(error), "attempts": deaths}
+        return error_row(self._rows[position], self._next[position], details)
+
+
+def mark_of(row: Mapping[str, Any]) -> InFlightMark:
+    """What a worker that decodes a row of plan.WORK is registered with."""
+    return InFlightMark("decode", row["clip_id"], row["fingerprint"], zlib.crc32(",".join(row["slots"]).encode()))
 
 
 def _serve_decoder(config: Config) -> Callable[[Any], Iterable[Any]]:
-    def decode(request: tuple) -> Iterator[dict[str, Any]]:
-        row, have, only = request
-        return decode_clip(row, config.decode, config.storage.options, have=have, only=only)
-
-    return decode
+    return lambda requests: decode_video(requests, config.decode, config.storage.options)
 
 
 def _log_decoded(chunk: Mapping, row: Mapping, context: RunContext) -> None:

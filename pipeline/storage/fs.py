@@ -37,6 +37,7 @@ _AUDIO = """
     .mp2 .mp3 .mpa .mpc .mpga .oga .ogg .opus .ra .snd .spx .tta .voc .w64 .wav .weba .wma .wv
 """
 MEDIA_SUFFIXES = frozenset((_VIDEO + _AUDIO).split())
+AUDIO_SUFFIXES = frozenset(_AUDIO.split())
 
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*(://|::)")
 _CLIENTS = frozenset({"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "requests", "urllib3"})
@@ -95,11 +96,14 @@ def without_suffix(name: str) -> str:
     return posixpath.splitext(name.removeprefix("./"))[0]
 
 
-def clip_id(uri: str, member: str | None, start_s: float | None, end_s: float | None) -> str:
-    """Id of a clip: 16 hex digits of BLAKE2b over its URI, tar member and time range."""
+def clip_id(uri: str, member: str | None, start_s: float | None, end_s: float | None, *frames: int | str | None) -> str:
+    """Id of a clip: 16 hex digits of BLAKE2b over its URI, tar member and time range.
+
+    `frames` are begin and end of a clip that is given by frame numbers, or what else names it.
+    """
     start, end = (None if second is None else float(second) for second in (start_s, end_s))
     # JSON quotes the strings, so no two different clips have one encoding
-    return hashlib.blake2b(json.dumps([uri, member, start, end]).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps([uri, member, start, end, *frames]).encode(), digest_size=8).hexdigest()
 
 
 def shard_name(label: str, uri: str) -> str:

@@ -162,9 +162,23 @@ def read_footer(output: Output, path: str) -> pa.Table:
     footer = _footer(output, path)
     if CHUNKS_KEY not in footer:
         raise OutputError(f"{output.path(path)} was not written by Faceatlas: its footer lists no chunks; move it away")
-    table = pa.ipc.open_stream(base64.b64decode(footer[CHUNKS_KEY])).read_all()
+    table = _of_this_build(pa.ipc.open_stream(base64.b64decode(footer[CHUNKS_KEY])).read_all())
     names = pa.DictionaryArray.from_arrays(pa.array(np.zeros(table.num_rows, np.int32)), pa.array([path]))
     return table.append_column(_PATH, names)
+
+
+def _of_this_build(ledger: pa.Table) -> pa.Table:
+    """A ledger whose `video` has all fields: those that the build which wrote it did not know are null."""
+    if ledger.schema == LEDGER:
+        return ledger
+    video = ledger["video"].combine_chunks()
+    known = {field.name: field for field in video.type}
+    parts = [
+        pc.struct_field(video, item.name) if item.name in known else pa.nulls(len(video), item.type)
+        for item in schema.VIDEO
+    ]
+    whole = pa.StructArray.from_arrays(parts, fields=list(schema.VIDEO), mask=video.is_null())
+    return ledger.set_column(ledger.schema.get_field_index("video"), LEDGER.field("video"), whole).cast(LEDGER)
 
 
 def drop_clips(output: Output, table_name: str, version: str, shard: str, clip_ids: Iterable[str]) -> int:

@@ -43,6 +43,9 @@ def read_shard(output: Output, table_name: str, version: str, shard: str) -> tup
         return empty, {}
     versions = json.loads((table.schema.metadata or {}).get(VERSIONS_KEY, b"{}"))
     table = table.append_column("shard", pa.array([shard] * table.num_rows, pa.string()))
+    for item in empty.schema:
+        if item.name not in table.column_names:  # written by an earlier build
+            table = table.append_column(item, pa.nulls(table.num_rows, item.type))
     return table.select(empty.column_names).cast(empty.schema), versions
 
 

@@ -12,6 +12,7 @@ Letters: N faces of a clip, F faces of a frame, T live tracks, M faces of a trac
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ SWITCH_COSINE = 0.1
 SWITCH_WINDOW, SWITCH_LEAST, SWITCH_BLEND = 8, 5, 4
 #: Faces this many robust standard deviations below their track's median cosine are left out of its embedding.
 OUTLIER_DEVIATIONS = 3.0
+#: So much of a track's faces must lie in the box of a clip's subject.
+_LEAST_INSIDE = 0.5
 
 
 def link_faces(
@@ -57,6 +60,7 @@ def link_shard(
     config: TracksConfig,
     stride: int | None = None,
     poses: pa.Table | None = None,
+    boxes: Mapping[str, Sequence[float]] | None = None,
 ) -> pa.Table:
     """Link the faces of each clip of a shard into tracks.
 
@@ -71,13 +75,17 @@ def link_shard(
             frames that hold faces.
         poses: rows of `schema.slot_schema("pose")`, any order; a face that looks away counts less. None, or a face
             without a row: nothing is known.
+        boxes: clip -> left, top, right, bottom in pixels of its subject, as the corpus gives it; of other clips
+            `subject` is null.
 
     Returns:
         `schema.TRACKS`, `identity_id` null, sorted by clip_id, first_frame and the first face's number. Every face is
         in exactly one track, and a track has at most one face per frame.
     """
     shard_faces = read_faces(faces, embeddings, poses)
-    tables = [_link_clip(clip, shard, config, stride) for clip in split_clips(shard_faces)]
+    boxes = boxes or {}
+    clips = split_clips(shard_faces)
+    tables = [_link_clip(clip, shard, config, stride, boxes.get(clip.clip_ids[0])) for clip in clips]
     return pa.concat_tables([TRACKS.empty_table(), *tables]).combine_chunks()
 
 
@@ -239,10 +247,46 @@ def _center(unit_MD: np.ndarray, weight_M: np.ndarray) -> tuple[np.ndarray, np.n
     return center_D, unit_MD @ center_D
 
 
-def _link_clip(faces: FaceArrays, shard: str, config: TracksConfig, stride: int | None) -> pa.Table:
+def _link_clip(
+    faces: FaceArrays, shard: str, config: TracksConfig, stride: int | None, box: Sequence[float] | None
+) -> pa.Table:
     track_N = split_switches(link_frames(faces, config, stride), faces, config)
-    rows = [{"shard": shard, **_summarize_track(faces, rows_M)} for rows_M in _rows_of_tracks(track_N)]
+    tracks = _rows_of_tracks(track_N)
+    subjects = find_subjects([(faces.frame[rows_M], faces.box[rows_M]) for rows_M in tracks], box)
+    rows = [
+        {"shard": shard, **_summarize_track(faces, rows_M), "subject": subject}
+        for rows_M, subject in zip(tracks, subjects, strict=True)
+    ]
     return pa.Table.from_pylist(rows, schema=TRACKS)
+
+
+def find_subjects(
+    tracks: Sequence[tuple[np.ndarray, np.ndarray]], box: Sequence[float] | None
+) -> list[bool] | list[None]:
+    """Which tracks of a clip are the person in a box.
+
+    The track whose faces fill most of the box, summed over its frames, with at least half of their area in it; and
+    those that do so in other frames, as a person may be lost and found again.
+
+    Args:
+        tracks: of each, its frames, (M,), and the boxes of its faces in pixels, (M, 4).
+        box: left, top, right, bottom in pixels; None: nobody is asked for.
+    """
+    if box is None:
+        return [None] * len(tracks)
+    box_4 = np.asarray(box, np.float64)
+    filled = []
+    for _, box_M4 in tracks:
+        side_M2 = np.minimum(box_M4[:, 2:], box_4[2:]) - np.maximum(box_M4[:, :2], box_4[:2])
+        inside_M = np.maximum(side_M2, 0).prod(axis=1)
+        area = np.maximum(box_M4[:, 2:] - box_M4[:, :2], 0).prod(axis=1).sum()
+        filled.append(float(inside_M.sum()) if area and inside_M.sum() >= _LEAST_INSIDE * area else 0.0)
+    subjects, seen = [False] * len(tracks), np.empty(0, np.int64)
+    for track in np.argsort(-np.array(filled), kind="stable"):
+        frame_M = tracks[track][0]
+        if filled[track] and not np.isin(frame_M, seen).any():
+            subjects[track], seen = True, np.concatenate([seen, frame_M])
+    return subjects
 
 
 def _rows_of_tracks(track_N: np.ndarray) -> list[np.ndarray]:

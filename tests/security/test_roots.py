@@ -89,7 +89,7 @@ def test_the_worker_asks_again_before_it_opens_a_file(corpus):
     (corpus / "open" / "a.mkv").unlink()
     (corpus / "open" / "a.mkv").symlink_to(corpus / "closed" / "a.mkv")
     marks = RegistryClient(AttemptRegistry(str(corpus / "out"), snapshot_s=0))
-    (row,) = decode_isolated({**clip, "slots": ["face"], "have": []}, allowing(corpus / "open"), marks)
+    ((_, row),) = decode_isolated([{**clip, "slots": ["face"], "have": []}], allowing(corpus / "open"), marks)
     assert (row["count"], row["error"]["error_class"]) == (0, "forbidden")
 
 

@@ -221,22 +221,71 @@ def test_celebv_looks_beside_the_json_and_is_sliced(tmp_path):
     assert all(clip["fingerprint"] for clip in clips)
 
 
+@pytest.mark.parametrize("clip", [{"ytb_id": ""}, "text", entry("a/b")])
+def test_celebv_without_the_name_of_a_video_stops_the_run(tmp_path, clip):
+    with pytest.raises(ManifestError, match=r"celebv\.json, clip 'bad', column 'ytb_id'"):
+        rows(celebv(tmp_path, good=entry(), bad=clip))
+
+
 @pytest.mark.parametrize(
     ("clip", "words"),
     [
-        ({"ytb_id": ""}, "column 'ytb_id'"),
         (entry(duration=None), "column 'duration'"),
-        (entry(end=10.0), "not after"),
+        (entry(end=10.0), "end_sec=10.0 is not after start_sec=10.0"),
         (entry(start=-1), "column 'duration.start_sec'"),
         (entry(bbox={"top": 0}), "column 'bbox'"),
-        ("text", "column 'ytb_id'"),
     ],
 )
-def test_celebv_names_the_wrong_clip(tmp_path, clip, words):
-    with pytest.raises(ManifestError) as error:
-        rows(celebv(tmp_path, good=entry(), bad=clip))
-    assert "celebv.json, clip 'bad'" in str(error.value)
-    assert words in str(error.value)
+def test_a_bad_clip_of_celebv_is_set_aside_with_its_line(tmp_path, clip, words, decode):
+    path = celebv(tmp_path, good=entry(), bad=clip, other=entry(start=20.0, end=30.0))
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=1))
+    good, bad, other = rows(path)
+    assert (good["problem"], other["problem"]) == (None, None)
+    line = path.read_text().splitlines().index('  "bad": {') + 1
+    assert f"celebv.json, line {line}, clip 'bad', column" in bad["problem"]
+    assert words in bad["problem"]
+    assert len({clip["clip_id"] for clip in (good, bad, other)}) == 3
+    error = decode(bad).error
+    assert (error["error_class"], error["message"], error["stage"]) == ("bad_range", bad["problem"], "open")
+
+
+def test_celebv_ranges_by_other_keys(tmp_path):
+    seconds = entry(duration={"start_frame": 0.29, "end_frame": 1.88})
+    frames = entry(duration={"start_frame": 25, "end_frame": 50})
+    first, second = rows(celebv(tmp_path, a=seconds, b=frames))
+    assert (first["start_s"], first["end_s"], first["start_frame"]) == (0.29, 1.88, None)
+    assert (second["start_s"], second["start_frame"], second["end_frame"]) == (None, 25, 50)
+
+
+def test_celebv_prefers_a_video_to_sound_of_its_name(tmp_path):
+    for name in ("yt1.m4a", "yt1.mp4", "yt2.mp4", "yt2.wav", "c_0.wav", "only.m4a"):
+        (tmp_path / name).write_bytes(b"x")
+    clips = rows(celebv(tmp_path, a_0=entry("yt1"), b_0=entry("yt2"), c_0=entry("yt2", start=11.0), d_0=entry("only")))
+    assert [clip["uri"].rsplit("/", 1)[1] for clip in clips] == ["yt1.mp4", "yt2.mp4", "yt2.mp4", "only.m4a"]
+    assert clips[2]["start_s"] == 11.0
+
+
+@pytest.mark.parametrize(("column", "meant"), [("start", "start_s"), ("begin", "start_s"), ("end", "end_s")])
+def test_columns_that_look_like_a_range_are_an_error(tmp_path, column, meant):
+    path = tmp_path / "list.csv"
+    path.write_text(f"uri,{column}\na.mp4,1\n")
+    with pytest.raises(ManifestError, match=f"column '{column}'.*rename it to '{meant}'"):
+        rows(path)
+
+
+def test_a_range_by_frames(tmp_path, make_video, decode):
+    video = make_video(tmp_path / "a.mp4", count=20)
+    path = tmp_path / "list.csv"
+    path.write_text("uri,start_frame,end_frame\na.mp4,5,8\na.mp4,15,\n")
+    clips = rows(path)
+    assert [decode({**clip, "uri": video.as_uri()}).frames for clip in clips] == [[5, 6, 7], [15, 16, 17, 18, 19]]
+    assert clips[0]["clip_id"] != clips[1]["clip_id"]
+    path.write_text("uri,start_frame,end_frame\na.mp4,5,5\n")
+    with pytest.raises(ManifestError, match="line 2, column 'end_frame'"):
+        rows(path)
+    path.write_text("uri,start_frame,end_frame\na.mp4,1.5,5\n")
+    with pytest.raises(ManifestError, match="line 2, column 'start_frame'"):
+        rows(path)
 
 
 def test_other_json_and_missing_folder(tmp_path):
@@ -245,3 +294,43 @@ def test_other_json_and_missing_folder(tmp_path):
         rows(tmp_path / "a.json")
     with pytest.raises(ConfigError, match=r"set sources\.videos"):
         rows(celebv(tmp_path, a=entry()), videos=str(tmp_path / "nowhere"))
+
+
+# -- VoxCeleb ---------------------------------------------------------------------------------------------------------
+
+VOXCELEB = """Identity  : \tid00012
+Reference : \t21Uxsk56VDQ
+Offset    : \t-4
+FV Conf   : \t7.241\t(1)
+ASD Conf  : \t4.482
+
+FRAME \tX \tY \tW \tH
+000050 \t0.392 \t0.143 \t0.250 \t0.250
+000051 \t0.400 \t0.140 \t0.250 \t0.250
+
+"""
+
+
+def test_voxceleb_is_the_time_of_its_frames_at_25_per_second(tmp_path, make_video, decode):
+    make_video(tmp_path / "21Uxsk56VDQ.mp4", count=80)
+    path = tmp_path / "00001.txt"
+    path.write_text(VOXCELEB + VOXCELEB.replace("00005", "00006"))
+    first, second = read_corpus(str(path), Config()).clips.to_pylist()
+    assert (first["start_s"], first["end_s"], first["key"]) == (2.0, 2.08, "id00012/21Uxsk56VDQ/00000")
+    assert first["bbox"] == pytest.approx([0.392, 0.14, 0.65, 0.393])
+    assert decode(first).frames == [50, 51]
+    assert decode(second).frames == [60, 61]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (VOXCELEB.replace("0.143", "x"), "line 8: must be FRAME X Y W H"),
+        (VOXCELEB.replace("21Uxsk56VDQ", "../a"), "line 1: 'Reference'"),
+        ("Identity : a\n", "line 1: not a list of VoxCeleb"),
+    ],
+)
+def test_a_wrong_line_of_voxceleb_is_named(tmp_path, text, words):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(ManifestError, match=words):
+        read_corpus(str(tmp_path / "list.txt"), Config())

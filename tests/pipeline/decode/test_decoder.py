@@ -172,7 +172,7 @@ def locate(made, request):
     [f"made/{name}" for name in MADE] + [f"videos/{name}" for name in VIDEOS] + [f"odd/{name}" for name in ODD],
 )
 def test_frames_times_and_colours_equal_a_plain_loop(locate, decode, plain, name):
-    ours, theirs = decode(locate(name)), plain(locate(name))
+    ours, theirs = decode(locate(name), clock="stream"), plain(locate(name))
     assert ours.error is None
     assert ours.frames == list(range(len(theirs)))
     if name.startswith("made/"):
@@ -283,7 +283,7 @@ def test_fps_takes_the_first_frame_at_or_after_each_tick(locate, decode, clip_ro
     assert decode(clip_row(path, start_s=start_s), fps=fps).times == expected
 
 
-@pytest.mark.parametrize(("start_s", "end_s"), [(None, 1.0), (1.0, None), (0.4, 1.24), (0.4, 0.41), (1.2399, 1.24)])
+@pytest.mark.parametrize(("start_s", "end_s"), [(None, 1.0), (1.0, None), (0.4, 1.24), (0.4, 0.41), (1.2399, 1.3)])
 def test_time_range_includes_its_start_and_excludes_its_end(made, decode, clip_row, start_s, end_s):
     path = made("h264.mp4")
     full, part = decode(path), decode(clip_row(path, start_s=start_s, end_s=end_s), every=2)

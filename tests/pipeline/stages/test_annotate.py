@@ -12,7 +12,7 @@ from pipeline.config.models import Config, FaultsConfig, PoolConfig
 from pipeline.isolation.registry import AttemptRegistry, InFlightMark, RegistryClient
 from pipeline.runs.model import Stage
 from pipeline.stages.annotate import IsolatedAnnotator
-from pipeline.stages.decode import decode_isolated
+from pipeline.stages.decode import decode_isolated, mark_of
 
 HERE = Path(__file__).parents[1] / "isolation"
 FAULTS = FaultsConfig(decode_limit_s=2, annotate_limit_s=20)
@@ -141,7 +141,7 @@ def decode(attempts, clip_row):
         for _ in range(deaths):
             attempts.died(InFlightMark("decode", row["clip_id"], "1", zlib.crc32(b"face")), "its worker died")
         config = Config.model_validate({"decode": {"chunk_frames": 4}, "faults": FAULTS.model_dump()})
-        return list(decode_isolated(row, config, RegistryClient(attempts)))
+        return [chunk for _, chunk in decode_isolated([row], config, RegistryClient(attempts))]
 
     return run
 
@@ -181,6 +181,56 @@ def test_what_was_decoded_before_a_death_is_given_once(decode, make_video, tmp_p
     assert [chunk["first"] for chunk in chunks] == [4 * i for i in range(len(chunks))]
     assert last["error"]["error_class"] == "died"
     assert last["first"] == 4 * len(chunks)
+
+
+def _clips_of(uri, clip_row, *ranges):
+    rows = [clip_row(uri, slots=["face"], have=[], fingerprint="1", start_s=low, end_s=high) for low, high in ranges]
+    return [{**row, "clip_id": f"{number:016x}"} for number, row in enumerate(rows)]
+
+
+@pytest.fixture
+def kills_at_half(make_video, tmp_path, monkeypatch):
+    """A video whose second half, from about 12 s on, kills who reads it; ranges at its begin need no index."""
+    index_first = {"movflags": "faststart"}
+    video = make_video(tmp_path / "late_segfault.mp4", count=600, width=160, height=120, mux_options=index_first)
+    monkeypatch.setenv("HOSTILE_AFTER_BYTES", str(video.stat().st_size // 2))
+    return f"hostile://{video}"
+
+
+@pytest.mark.parametrize(
+    ("ranges", "lost"),
+    [
+        (((0.0, 1.0), (1.5, 1.9)), []),
+        (((0.0, 1.0), (0.5, 2.0), (1.0, None)), [2]),  # two have ended when the third kills
+        (((0.0, 20.0), (1.0, 20.0), (0.5, 0.9)), [0, 1]),  # each of the two kills, alone too
+    ],
+)
+def test_a_clip_that_kills_is_told_from_others_of_its_video(kills_at_half, clip_row, attempts, ranges, lost):
+    rows = _clips_of(kills_at_half, clip_row, *ranges)
+    config = Config.model_validate({"decode": {"chunk_frames": 4}, "faults": FAULTS.model_dump()})
+    marks = [mark_of(row) for row in rows]
+    attempts.died(marks[0], "its worker died")
+    given = list(decode_isolated(rows, config, RegistryClient(attempts)))
+    for position, row in enumerate(rows):
+        chunks = [chunk for where, chunk in given if where == position]
+        assert [chunk["last"] for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+        assert [chunk["first"] for chunk in chunks[1:]] == [c["first"] + c["count"] for c in chunks[:-1]]
+        assert (chunks[-1]["error"] is not None) == (position in lost), row
+        if position in lost:
+            assert chunks[-1]["error"]["error_class"] == "died"
+            assert chunks[-1]["error"]["attempts"] >= 3
+    assert [bool(deaths) for deaths in attempts.hold("another", marks)] == [
+        position in lost or not position for position in range(len(rows))
+    ]
+
+
+def test_only_open_clips_are_marked(make_video, tmp_path, clip_row, attempts):
+    video = make_video(tmp_path / "plain.mp4", count=250)
+    rows = _clips_of(video, clip_row, (0.0, 1.0), (4.0, 5.0), (4.5, 5.5))
+    items = decode_isolated(rows, Config(), RegistryClient(attempts))
+    held = [(position, [int(mark.clip_id, 16) for mark in attempts._holder]) for position, _ in items]
+    assert held == [(0, [0]), (1, [1, 2]), (2, [2])]
+    assert not attempts._holder
 
 
 def test_a_run_that_is_to_stop_begins_no_clip(decode, make_video, tmp_path, attempts):

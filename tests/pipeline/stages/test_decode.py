@@ -24,6 +24,21 @@ def test_packed_work_is_the_work(blocks):
     assert pa.concat_tables(pa.ipc.open_stream(block["work"]).read_all() for block in packed).equals(work)
 
 
+@pytest.mark.parametrize("blocks", [1, 2, 5])
+def test_clips_of_one_video_lie_in_one_block_in_order_of_time(blocks):
+    uris = [*"abacbaad"]
+    rows = [row(f"{n}", uri=f"file:///{uri}", start_s=8.0 - n if n else None) for n, uri in enumerate(uris)]
+    rows += [row("8", uri="file:///a", slots=["pose"], start_s=None), row("9", uri="file:///a", fingerprint="new")]
+    packed = [
+        pa.ipc.open_stream(block["work"]).read_all()
+        for block in pack_work(pa.Table.from_pylist(rows, schema=WORK), blocks)
+    ]
+    assert [clip for table in packed for clip in table["clip_id"].to_pylist()] == [*"0865241379"]
+    videos = [{*zip(table["uri"].to_pylist(), table["fingerprint"].to_pylist(), strict=True)} for table in packed]
+    assert sum(map(len, videos)) == len(set().union(*videos)) == 5
+    assert len(packed) <= blocks
+
+
 def test_packed_clips_are_decoded_as_others(make_video, tmp_path):
     videos = [make_video(tmp_path / f"{n}.mp4", count=3 + n) for n in range(3)]
     work = pa.Table.from_pylist([row(str(n), uri=path.as_uri(), stored=[]) for n, path in enumerate(videos)], WORK)

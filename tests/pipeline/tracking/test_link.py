@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.config.models import TracksConfig
 from pipeline.geometry import box_iou
 from pipeline.schema import TRACKS, slot_schema
-from pipeline.tracking.link import link_faces, link_shard, pool_embeddings
+from pipeline.tracking.link import find_subjects, link_faces, link_shard, pool_embeddings
 
 CLIP = "00000000000000aa"
 DEFAULT = TracksConfig()
@@ -320,3 +320,35 @@ def test_a_blurred_face_counts_less(sharpness, share):
     assert row["quality"] == pytest.approx(sharp["quality"] * (1 + share) / 2)
     # the first of equals shows the person, and never the blurred one
     assert row["representative_frame"] == 0
+
+
+def _track(frames, left, top, side):
+    return np.array(frames), np.tile(np.array([left, top, left + side, top + side], np.float32), (len(frames), 1))
+
+
+@pytest.mark.parametrize(
+    ("box", "subjects"),
+    [
+        (None, [None, None, None, None]),
+        ((0, 0, 100, 100), [True, False, False, True]),  # lost and found again in other frames
+        ((100, 0, 200, 100), [False, True, False, False]),
+        ((0, 0, 300, 100), [False, True, False, False]),  # several are inside: who fills most of it
+        ((600, 600, 700, 700), [False, False, False, False]),
+    ],
+)
+def test_the_subject_is_who_fills_the_box(box, subjects):
+    tracks = [_track(range(10), 10, 10, 40), _track(range(20), 110, 10, 50), _track(range(10), 30, 30, 10)]
+    tracks.append(_track(range(10, 20), 20, 10, 40))
+    assert find_subjects(tracks, box) == subjects
+
+
+def test_tracks_say_who_is_the_subject():
+    boxes = {"A": (10, 10, 60, 60), "B": (200, 10, 260, 60)}
+    rows = [(f, i, box, name) for f in range(5) for i, (name, box) in enumerate(boxes.items())]
+    faces, embeddings = make_clip(*rows)
+    subject = {}
+    for name, asked in (("nobody", None), ("left", {CLIP: [0, 0, 100, 100]})):
+        tracks = link_shard(faces, embeddings, "s", TracksConfig(), boxes=asked)
+        subject[name] = tracks["subject"].to_pylist()
+    assert subject["nobody"] == [None, None]
+    assert sorted(subject["left"]) == [False, True]
