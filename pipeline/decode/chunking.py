@@ -282,11 +282,11 @@ class ClipRows:
         yield error_row(self.request.clip, self.tally.sampled, details, self.tally.video())
 
     def again(self) -> tuple[list[Row], "ClipRows"]:
-        """The rows so far, and a builder for the clip read anew from its begin, which leaves out what is in them."""
+        """The rows so far, and a builder for the clip read again from its start, which leaves out what is in them."""
         rows = [self._chunk.row(self.request.clip)] if self._chunk is not None and self._chunk.count else []
         have = (*self.request.have, (0, self.tally.sampled)) if self.tally.sampled else self.request.have
-        anew = ClipRows(Request(self.request.clip, have, self.request.only), self._config, self._upright)
-        return rows, anew
+        again = ClipRows(Request(self.request.clip, have, self.request.only), self._config, self._upright)
+        return rows, again
 
 
 class _Intervals:

@@ -112,7 +112,7 @@ class Clock:
         """Continued ticks of each frame; of one that has no time, counted on from the last that has.
 
         Args:
-            items: (ticks or None, anything that belongs to the frame). Up to LOOK_AHEAD are held back at a jump.
+            items: (ticks or None, anything that belongs to the frame). Up to LOOK_AHEAD wait at a jump.
         """
         source = _Ahead(items)
         while source.fill(1):
@@ -219,7 +219,7 @@ class TimeSource:
             self._settled |= not self._rising
 
     def in_order(self, frames: Iterable[Any]) -> Iterator[Any]:
-        """The frames; the first LOOK_AHEAD are held back until it is clear where their times come from."""
+        """The frames; the first LOOK_AHEAD wait until it is clear where their times come from."""
         held: list[Any] = []
         source = iter(frames)
         while True:

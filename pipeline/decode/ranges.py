@@ -75,7 +75,7 @@ def _digits(value: float) -> int:
 
 
 class Sampler:
-    """Chooses the frames of one clip that are annotated, from its frames in order."""
+    """Chooses the frames of one clip that are annotated, from its frames by time."""
 
     def __init__(self, config: DecodeConfig) -> None:
         self._every, self._fps = config.every, config.fps

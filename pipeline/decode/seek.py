@@ -24,7 +24,7 @@ from pipeline.errors import ClipError
 #: containers whose packets are torn where one seeks to: their packets are read from the start on, not decoded
 _NEVER_SOUGHT = frozenset({"mpeg"})
 _I_PICTURE = 1
-#: so many frames are decoded rather than jumped over, as a codec that starts anew has a picture or two to catch up with
+#: so many frames are decoded rather than jumped over, as a restarted codec has a picture or two to catch up with
 _NEAR_FRAMES = 4
 #: a keyframe so many frames ahead is read up to, as that costs less than a seek and cannot miss it
 _NEAR_PACKETS = 64
@@ -43,14 +43,14 @@ class Reader:
 
     Attributes:
         decoded: frames that came out of the codec.
-        jumps: how often decoding began anew at a keyframe.
+        jumps: how often decoding restarted at a keyframe.
     """
 
     def __init__(self, open_again: Callable[[ExitStack], Video], index: FrameIndex, config: DecodeConfig) -> None:
         """Open nothing yet.
 
         Args:
-            open_again: opens the video anew; what it opens is closed with the stack.
+            open_again: opens the video again; what it opens is closed with the stack.
             index: of it, checked.
             config: limits.
         """
@@ -148,7 +148,7 @@ class Reader:
         yield from self._video.stream.codec_context.decode(None)
 
     def _go_to(self, key: int, stack: ExitStack) -> Any:
-        """The packet of a keyframe, or (-1) the first of all; the codec starts anew with it."""
+        """The packet of a keyframe, or (-1) the first of all; the codec restarts with it."""
         index = self._index
         if key < 0:
             self._begin(stack)
