@@ -50,7 +50,7 @@ def wanted_of(bundle: Bundle) -> Annotation:
             model.slot: {
                 "model": model.name,
                 "version": model.version,
-                "licence": model.license,
+                "license": model.license,
                 "research_only": model.research_only,
                 "files": {
                     role: {"place": ref.location, "repo": ref.repo, "revision": ref.revision, "sha256": ref.digest}

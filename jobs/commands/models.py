@@ -66,7 +66,7 @@ def table_of_models(bundle: str | None, mirror: Mirror | None, config: Config) -
             row = {
                 "slot": slot,
                 "model": name,
-                "licence": card.license,
+                "license": card.license,
                 "research_only": card.research_only,
                 "default_of": list(_default_of(slot, name)),
             }
@@ -97,7 +97,7 @@ def _file_facts(item: RegistryEntry, mirror: Mirror | None, config: Config) -> d
 
 def say_table(rows: list[dict[str, Any]]) -> None:
     """Print the table of models and its legend."""
-    lines = [("SLOT", "MODEL", "DEFAULT OF", "FILE", "SIZE", "SHA-256", "LICENCE")]
+    lines = [("SLOT", "MODEL", "DEFAULT OF", "FILE", "SIZE", "SHA-256", "LICENSE")]
     lines += [
         (
             row["slot"],
@@ -106,7 +106,7 @@ def say_table(rows: list[dict[str, Any]]) -> None:
             row["file"] or "(no download)",
             f"{row['size'] / 1e6:.1f} MB" if row["size"] is not None else "-",
             row["sha256"][:12] if row["sha256"] else "-",
-            ("RESEARCH ONLY: " if row["research_only"] else "") + row["licence"],
+            ("RESEARCH ONLY: " if row["research_only"] else "") + row["license"],
         )
         for row in rows
     ]
@@ -144,7 +144,7 @@ def pull_models(
         for outcome in pull(items, to, chosen.storage.options, chosen.models.cache):
             say_outcome(outcome)
             outcomes.append(outcome)
-    say_licences(items)
+    say_licenses(items)
     failed = [outcome for outcome in outcomes if not outcome.ok]
     console.print(f"{len(outcomes) - len(failed)} of {len(outcomes)} files are in {to}")
     raise typer.Exit(1 if failed else 0)
@@ -194,9 +194,9 @@ def say_outcome(outcome: Outcome) -> None:
     console.print(f"{outcome.state:<10} {outcome.path}{size}" + (f": {outcome.message}" if outcome.message else ""))
 
 
-def say_licences(items: list[RegistryEntry]) -> None:
+def say_licenses(items: list[RegistryEntry]) -> None:
     """Print which models may be used for research only."""
-    for slot, model, licence in dict.fromkeys(
+    for slot, model, license_text in dict.fromkeys(
         (item.slot, item.model, item.card.license) for item in items if item.card.research_only
     ):
-        console.print(f"research only: the weights of {slot} {model} ({licence})")
+        console.print(f"research only: the weights of {slot} {model} ({license_text})")

@@ -30,7 +30,7 @@ def dataset_card(tables: ClipReader, rows: int, wide: pa.Schema) -> str:
     """
     record = next(iter(read_runs(tables.output)), {})
     models = record.get("models", {})
-    licenses = sorted({str(model.get("licence")) for model in models.values()})
+    licenses = sorted({str(model.get("license")) for model in models.values()})
     research = sorted(slot for slot, model in models.items() if model.get("research_only"))
     front = {
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
@@ -43,7 +43,7 @@ def dataset_card(tables: ClipReader, rows: int, wide: pa.Schema) -> str:
     lines += [f"{rows} faces, one row each, annotated by Faceatlas. Pictures are not part of it.", ""]
     lines += ["## Models and licenses", "", "| slot | model | version | license |", "|---|---|---|---|"]
     for slot, model in models.items():
-        lines.append(f"| {slot} | {model.get('model')} | {model.get('version')} | {model.get('licence')} |")
+        lines.append(f"| {slot} | {model.get('model')} | {model.get('version')} | {model.get('license')} |")
     if not models:
         lines.append("| unknown: the output holds no record of a run | | | |")
     lines += ["", f"Licenses of the weights: {', '.join(licenses) or 'unknown'}."]

@@ -111,7 +111,7 @@ def _run(record: Mapping[str, Any]) -> dict[str, Any]:
         "frames_per_s": round(record["frames"] / busy, 2) if busy and record.get("frames") else None,
         "forecast": record.get("forecast"),
         "models": [
-            [slot, model.get("model"), model.get("version"), model.get("licence"), bool(model.get("research_only"))]
+            [slot, model.get("model"), model.get("version"), model.get("license"), bool(model.get("research_only"))]
             for slot, model in record.get("models", {}).items()
         ],
     }

@@ -21,6 +21,9 @@ def read_runs(output: Output) -> Iterator[dict[str, Any]]:
 
 def _upgrade(record: dict[str, Any]) -> dict[str, Any]:
     """A record in its present form: 0.1 had other names, and the versions of slots and tables in one dict."""
+    for model in record.get("models", {}).values():
+        if "licence" in model:
+            model.setdefault("license", model.pop("licence"))
     for old, new in (("unaccounted", "missing"), ("held_back", "pending")):
         if old in record:
             record.setdefault(new, record.pop(old))

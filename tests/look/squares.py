@@ -153,7 +153,7 @@ def write_snapshot(output, tracks, people, pairs):
 
 
 def _write_run(output):
-    model = {"model": "squares", "version": "1", "licence": "Apache-2.0", "research_only": False, "files": {}}
+    model = {"model": "squares", "version": "1", "license": "Apache-2.0", "research_only": False, "files": {}}
     record = {
         "run": "20260101T000000.000000Z",
         "bundle": "squares",

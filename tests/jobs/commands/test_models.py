@@ -27,14 +27,17 @@ def models(*command):
     return done.exit_code, done.output
 
 
-def test_list_names_every_model_with_its_licence():
+def test_list_names_every_model_with_its_license():
     code, said = models("list", "--json")
     rows = json.loads(said)
     assert code == 0
     assert {(row["slot"], row["model"]) for row in rows} == {(slot, m) for slot in MODELS for m in MODELS[slot]}
     arcface = next(row for row in rows if row["model"] == "arcface_r50")
     assert (arcface["research_only"], arcface["default_of"]) == (True, ["pyfeat"])
-    assert "RESEARCH ONLY: non-commercial research only" in models("list")[1]
+    assert arcface["license"] == "non-commercial research only"
+    said = models("list")[1]
+    assert said.split("\n")[0].split()[-1] == "LICENSE"
+    assert "RESEARCH ONLY: non-commercial research only" in said
 
 
 def test_pull_verify_and_list_a_mirror(pyfeat, tmp_path):
@@ -68,14 +71,14 @@ def test_a_command_that_would_do_nothing_says_so(command):
     assert "which models" in said or "nothing to verify" in said
 
 
-def test_a_run_says_and_records_licences_and_commits(pyfeat, capsys):
+def test_a_run_says_and_records_licenses_and_commits(pyfeat, capsys):
     bundle = annotate.resolve("pyfeat", load_config(None, [], {}))
     annotate.say_inputs(Corpus(CLIP.empty_table(), []), bundle, annotate.console)
     assert (
         "research only: the weights of embeddings arcface_r50 (non-commercial research only)" in capsys.readouterr().out
     )
     recorded = annotate.wanted_of(bundle).models["embeddings"]
-    assert (recorded["research_only"], recorded["licence"]) == (True, "non-commercial research only")
+    assert (recorded["research_only"], recorded["license"]) == (True, "non-commercial research only")
     file = recorded["files"]["weights"]
     assert (file["repo"], file["revision"]) == ("py-feat/arcface_r50", pyfeat.commit)
     assert file["sha256"] == hashlib.sha256(b"py-feat/arcface_r50").hexdigest()

@@ -13,12 +13,14 @@ PRESENT = {
     "pending": 3,
     "versions": {"face": "f1", "emotions": "e1"},
     "tables": {"faces": "f1", "emotions": "e1", "clips": "c1", "quarantine": "c1", "tracks": "t1"},
+    "models": {"face": {"model": "tiny", "license": "Apache-2.0"}},
 }
 OF_0_1 = {
     "run": "1",
     "unaccounted": ["a"],
     "held_back": 3,
     "versions": {"face": "f1", "emotions": "e1", "clips": "c1", "quarantine": "c1", "tracks": "t1"},
+    "models": {"face": {"model": "tiny", "licence": "Apache-2.0"}},
 }
 
 
