@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.annotate import settings
-from pipeline.errors import ConfigError, OutputError
+from pipeline.errors import ConfigError
 from pipeline.storage import lease
 from pipeline.storage.output import Output, open_output
 from pipeline.tables import parquet
@@ -33,10 +33,7 @@ def reading(out: str, config: Path | None, assignments: list[str] | None) -> Out
         OutputError: it holds no tables.
     """
     output = open_output(out, settings(config, assignments, None).storage.options)
-    if not parquet.read_current(output):
-        raise OutputError(
-            f"{out} holds no Faceatlas tables (there is no current.json); give the OUT of an annotate run"
-        )
+    parquet.require_current(output)
     return output
 
 

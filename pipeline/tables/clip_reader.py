@@ -33,12 +33,12 @@ class ClipReader:
         """Read which versions are current.
 
         Raises:
-            OutputError: there are no tables.
+            OutputError: there are no tables, or not those of faces and clips yet.
         """
         self.output = output
-        self.current = parquet.read_current(output)
+        self.current = parquet.require_current(output)
         if "faces" not in self.current or "clips" not in self.current:
-            raise OutputError(f"{output.root} holds no Faceatlas tables; give the OUT of an annotate run")
+            raise OutputError(f"{output.root} has no table faces or clips yet; run `faceatlas annotate`")
         self._shard = ""
         self._ledgers: dict[str, pa.Table] = {}
         self._files: dict[str, tuple[str, pa.Table]] = {}

@@ -258,6 +258,20 @@ def read_current(output: Output) -> dict[str, str]:
     return _read_current_json(output)[1]
 
 
+def require_current(output: Output) -> dict[str, str]:
+    """Table -> current version of an output that must be there.
+
+    Raises:
+        OutputError: it holds no tables, or see `read_current`.
+    """
+    current = read_current(output)
+    if not current:
+        raise OutputError(
+            f"{output.root} holds no Faceatlas tables (there is no current.json); give the OUT of an annotate run"
+        )
+    return current
+
+
 def _read_current_json(output: Output) -> tuple[int, dict[str, str]]:
     """Format of `current.json`, and table -> version."""
     try:
@@ -344,9 +358,4 @@ def read_table(
     """
     schema.table_schema(name)
     output = open_output(out, storage_options)
-    current = read_current(output)
-    if not current:
-        raise OutputError(
-            f"{out} holds no Faceatlas tables (there is no current.json); give the OUT of an annotate run"
-        )
-    return read_version(output, name, current.get(name, "none"), columns)
+    return read_version(output, name, require_current(output).get(name, "none"), columns)

@@ -95,3 +95,19 @@ def test_members_of_tracks_are_one_row_each():
 def test_a_folder_without_tables_is_refused(tmp_path):
     with pytest.raises(OutputError, match="no Faceatlas tables"):
         ClipReader(open_output(str(tmp_path)))
+
+
+def test_every_reader_says_the_same_of_a_folder_without_tables(tmp_path):
+    said = set()
+    for read in (lambda: ClipReader(open_output(str(tmp_path))), lambda: parquet.read_table(str(tmp_path), "clips")):
+        with pytest.raises(OutputError) as refused:
+            read()
+        said.add(str(refused.value))
+    assert said == {f"{tmp_path} holds no Faceatlas tables (there is no current.json); give the OUT of an annotate run"}
+
+
+def test_an_output_whose_faces_are_not_current_yet_is_refused_with_the_remedy(tmp_path):
+    output = open_output(str(tmp_path))
+    parquet.promote(output, {"clips": "1"})
+    with pytest.raises(OutputError, match="no table faces or clips yet; run `faceatlas annotate`"):
+        ClipReader(output)
