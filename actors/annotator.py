@@ -20,8 +20,8 @@ from actors.runtime.chunk_rows import (
     StoredFaces,
     collect_results,
     empty_results,
-    group_rows,
     read_lists,
+    rows_by_request,
     to_chunk_frames,
     write_lists,
 )
@@ -83,7 +83,7 @@ class Annotator:
         self.stopwatch.reset()
         columns = {name: chunks[name] for name in chunks.column_names}
         results: list[dict[str, np.ndarray]] = [{} for _ in range(chunks.num_rows)]
-        for rows in group_rows(chunks, [model.slot for model in self.models]):
+        for rows in rows_by_request(chunks, [model.slot for model in self.models]):
             group = chunks.take(rows) if len(rows) < chunks.num_rows else chunks
             for row, result in zip(rows, self._annotate_in_memory(group), strict=True):
                 results[row] = result

@@ -14,7 +14,7 @@ from actors.runtime.frames import ChunkFrames, FrameBatch
 FACE_WIDTH = 16  # x1 y1 x2 y2, score, five points, sharpness
 
 
-def group_rows(chunks: pa.Table, hosted: Sequence[str]) -> list[list[int]]:
+def rows_by_request(chunks: pa.Table, hosted: Sequence[str]) -> list[list[int]]:
     """Rows that ask for the same slots and bring the same results.
 
     Args:

@@ -103,7 +103,7 @@ def cluster_rows(
         center_KD, fresh_K = grid_ND, np.ones(num, bool)
     else:
         seed_N = np.where(strong_N | (cluster_N == np.arange(num)), cluster_N, -1)
-        center_KD, fresh_K = _centers(group_rows(grid_ND, weight_N, seed_N)), (frozen_N < 0)[row_K]
+        center_KD, fresh_K = _centers(sum_groups(grid_ND, weight_N, seed_N)), (frozen_N < 0)[row_K]
     found = search(center_KD, fresh_K, rule.neighbors, rule.linkage.threshold - CANDIDATE_MARGIN)
     pairs_E2, cosine_E = candidate_pairs(found)
     pairs_E2 = row_K[pairs_E2]
@@ -170,7 +170,7 @@ def first_of_each(cluster_N: np.ndarray) -> np.ndarray:
     return named_N
 
 
-def group_rows(grid_ND: np.ndarray, weight_N: np.ndarray, group_N: np.ndarray) -> Nodes:
+def sum_groups(grid_ND: np.ndarray, weight_N: np.ndarray, group_N: np.ndarray) -> Nodes:
     """Weighted sums of the rows of each group, in the order of the groups' names; rows of group -1 are left out."""
     rows = np.flatnonzero(group_N >= 0)
     names, group_R = np.unique(group_N[rows], return_inverse=True)
@@ -219,7 +219,7 @@ def _link_components(state: _State, cluster_N: np.ndarray, pairs_E2: np.ndarray,
         rows_P = np.flatnonzero(piece_N == piece)
         of_row = np.full(num, -1)
         of_row[rows_P] = np.arange(len(rows_P))
-        nodes = group_rows(state.grid_ND[rows_P], state.weight_N[rows_P], np.arange(len(rows_P)))
+        nodes = sum_groups(state.grid_ND[rows_P], state.weight_N[rows_P], np.arange(len(rows_P)))
         here_E2, here_C2 = of_row[pairs_E2], of_row[cannot_C2]
         ours_E, ours_C = (here_E2 >= 0).all(axis=1), (here_C2 >= 0).all(axis=1)
         linked_P = link_nodes(nodes, here_E2[ours_E], here_C2[ours_C], weight_C[ours_C], rule.linkage)
@@ -233,7 +233,7 @@ def _link_clusters(state: _State, cluster_N: np.ndarray, pairs_E2: np.ndarray, f
     names, node_R = np.unique(cluster_N[rows], return_inverse=True)
     node_N = np.full(len(cluster_N), -1)
     node_N[rows] = node_R
-    nodes = group_rows(state.grid_ND, state.weight_N, cluster_N)
+    nodes = sum_groups(state.grid_ND, state.weight_N, cluster_N)
     pairs_K2 = node_N[pairs_E2]
     # the lists of a crowded cluster's members are full of one another: its center looks for others
     crowded_K = nodes.size > state.rule.neighbors // 4
@@ -267,8 +267,8 @@ def attach_rows(state: _State, cluster_N: np.ndarray, loose: np.ndarray, pairs_E
     offer_A2 = np.unique(np.stack([both_A2[:, 0], host_N[both_A2[:, 1]]], axis=1), axis=0)
     rows, row_A = np.unique(offer_A2[:, 0], return_inverse=True)
     names, host_A = np.unique(offer_A2[:, 1], return_inverse=True)
-    hosts = group_rows(state.grid_ND, state.weight_N, np.where(np.isin(host_N, names), host_N, -1))
-    guests = group_rows(state.grid_ND[rows], state.weight_N[rows], np.arange(len(rows)))
+    hosts = sum_groups(state.grid_ND, state.weight_N, np.where(np.isin(host_N, names), host_N, -1))
+    guests = sum_groups(state.grid_ND[rows], state.weight_N[rows], np.arange(len(rows)))
     joint = Nodes(*(np.concatenate([a, b]) for a, b in zip(vars(guests).values(), vars(hosts).values(), strict=True)))
     score_A = score_pairs(joint, row_A, host_A + len(rows), state.rule.linkage)
     rivals = state.constraints.rivals(rows)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.identity.cluster import WEIGHTS, group_rows, row_weights
+from pipeline.identity.cluster import WEIGHTS, row_weights, sum_groups
 from pipeline.identity.knn import to_grid
 from pipeline.identity.linkage import LinkageRule, score_pairs
 from pipeline.schema import AMBIGUOUS_PAIRS, IDENTITIES
@@ -137,7 +137,7 @@ def list_ambiguous(
     pair_P2 = _distinct(of_row[near_E2])
     if len(pair_P2) == 0:
         return AMBIGUOUS_PAIRS.empty_table()
-    nodes = group_rows(to_grid(unit_ND), row_weights(quality_N), seeded_N)
+    nodes = sum_groups(to_grid(unit_ND), row_weights(quality_N), seeded_N)
     score_P = score_pairs(nodes, pair_P2[:, 0], pair_P2[:, 1], rule)
     close = score_P >= rule.threshold - margin
     pair_P2, score_P = pair_P2[close], score_P[close]

@@ -1,5 +1,7 @@
 """`import faceatlas`: the public names, and what importing them costs."""
 
+import ast
+import collections
 import json
 import pickle
 import subprocess
@@ -63,3 +65,17 @@ def test_errors_survive_the_way_between_workers(error):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'annotte'"):
         _ = faceatlas.annotte
+
+
+def test_no_two_public_functions_have_one_name():
+    """A search for a name ends at one place. `annotate` and `plan` are commands and functions of Python as well."""
+    places = collections.defaultdict(set)
+    for package in ("faceatlas", "pipeline", "actors", "jobs"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                    places[node.name].add(str(path.relative_to(ROOT)))
+    assert {name: found for name, found in places.items() if len(found) > 1 and name != "main"} == {
+        "annotate": {"faceatlas/runs.py", "jobs/annotate.py"},
+        "plan": {"faceatlas/runs.py", "jobs/commands/plan.py"},
+    }
