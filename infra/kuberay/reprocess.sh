@@ -2,9 +2,9 @@
 # Scheduled reprocessing: reprocess.sh CORPUS OUT CANARY CANARY_OUT
 #
 # The canary, a small corpus, is annotated with the newest models first. Where their numbers differ from those of the
-# models in force in OUT by more than LIMITS allow, the run is held: exit code 3, and OUT stays as it is. The next night
+# current models of OUT by more than LIMITS allow, the run is held: exit code 3, and OUT stays as it is. The next night
 # asks the same question again, until somebody raises a limit or pins the model. Otherwise OUT is brought up to date.
-# It is held, too, if the question has no answer: CANARY_OUT does not have the version in force in OUT (annotate the
+# It is held, too, if the question has no answer: CANARY_OUT does not have the current version of OUT (annotate the
 # canary once with the models of OUT), or OUT cannot be read. A limit on a table that there is not ends with exit code 2.
 #
 # Environment:
@@ -30,7 +30,7 @@ hold() {
     held=1
 }
 
-# what is in force in CANARY_OUT must be what was just made, even if the canary has fewer clips than before
+# the current versions of CANARY_OUT must be those just made, even if the canary has fewer clips than before
 faceatlas annotate "$canary" "$canary_out" --bundle "$bundle" --follow-models "${options[@]}" --set store.promote_early=true
 canary_versions=$(faceatlas versions list "$canary_out" --json)
 complaint=$(mktemp)
@@ -55,7 +55,7 @@ while read -r table limit; do
     fi
     status=0
     faceatlas versions diff "$canary_out" "$table" "$old" "$new" --limit "$limit" || status=$?
-    if [ "$status" -ne 0 ]; then # 3: a limit is broken; 2: the canary never saw the version in force
+    if [ "$status" -ne 0 ]; then # 3: a limit is broken; 2: the canary never saw the current version of OUT
         hold "$table $old -> $new (exit code $status of versions diff)"
     fi
 done <<<"$limits"

@@ -1,6 +1,6 @@
 "use strict";
 // One clip over time. The cursor is a range input: keyboard, touch and screen readers know it; charts only follow it.
-const COLOURS = ["#2f7ed8", "#e07b00", "#2e9e44", "#d03b3b", "#8a5cd0", "#8c6a4f", "#d156a8"];
+const COLORS = ["#2f7ed8", "#e07b00", "#2e9e44", "#d03b3b", "#8a5cd0", "#8c6a4f", "#d156a8"];
 
 function startTimeline() {
   if (!data.clips.length) return byId("clip-body").replaceChildren(make("p", "No clip was chosen, or none has a face."));
@@ -120,7 +120,7 @@ function drawCharts() {
 function drawPresence(pen, clip, person, x, tall) {
   const high = tall / clip.people.length;
   clip.people.forEach((one, row) => {
-    pen.fillStyle = COLOURS[row % COLOURS.length];
+    pen.fillStyle = COLORS[row % COLORS.length];
     pen.globalAlpha = one === person ? 0.9 : 0.45;
     pen.fillRect(x(one.first), row * high + 1, Math.max(2, x(one.last) - x(one.first)), high - 2);
     label(pen, one.name, row * high, high);
@@ -138,7 +138,7 @@ function drawHeat(pen, person, lines, x, tall) {
   const names = Object.keys(lines), high = tall / names.length;
   const step = person.frames.length > 1 ? person.frames[1] - person.frames[0] : 1;
   names.forEach((name, row) => {
-    pen.fillStyle = COLOURS[row % COLOURS.length];
+    pen.fillStyle = COLORS[row % COLORS.length];
     lines[name].forEach((value, i) => {
       if (value === null) return;
       pen.globalAlpha = Math.min(Math.max(value, 0), 1);
@@ -157,7 +157,7 @@ function drawLines(pen, person, lines, x, tall) {
   pen.fillRect(0, tall / 2, x(1e9), 1);
   Object.entries(lines).forEach(([name, values], row) => {
     pen.globalAlpha = 1;
-    pen.strokeStyle = pen.fillStyle = COLOURS[row % COLOURS.length];
+    pen.strokeStyle = pen.fillStyle = COLORS[row % COLORS.length];
     pen.beginPath();
     let joined = false;
     values.forEach((value, i) => {

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.storage.fs import is_storage_error, open_bytes
 
-HEADER_BLOCK_BYTES = 64 << 10  # a header is 512 bytes; small neighbours such as .json come with the same request
+HEADER_BLOCK_BYTES = 64 << 10  # a header is 512 bytes; small neighbors such as .json come with the same request
 LOOKUP_THREADS = 16  # listings wait for the network, not for the processor
 
 

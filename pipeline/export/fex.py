@@ -28,7 +28,7 @@ COLUMNS_OF_SLOT: dict[str, tuple[str, ...]] = {
     "gaze": ("gaze_pitch", "gaze_yaw", "gaze_angle"),
 }
 
-#: all columns, in order; float32 are the numbers of the models
+#: all columns, in this order; float32 are the numbers of the models
 FEX = pa.schema(
     [
         *((name, pa.float32()) for names in COLUMNS_OF_SLOT.values() for name in names),

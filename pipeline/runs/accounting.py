@@ -134,7 +134,7 @@ class RunLedger:
         kept = _without(before, worked, mine, tars)
         others = kept.filter(pc.invert(pc.is_in(kept["clip_id"], value_set=mine)))
         slots = dict(self.slots)
-        # others may be complete for other versions; then the file vouches for none, and plans read the footers
+        # others may be complete for other versions; then the file covers none, and plans read the footers
         vouched = slots if not others.num_rows or complete_for == slots else {}
 
         known, _ = read_shard(self.output, "quarantine", self.tables["quarantine"], shard)

@@ -1,10 +1,12 @@
 """Documents, help, docstrings and messages use the field's words in plain American English.
 
-Every case names the file, the line, the old word and what to write instead. Comments are left to the reader.
+Every case names the file, the line, the old word and what to write instead.
 """
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -198,4 +200,32 @@ def test_docstrings_and_messages_use_the_words_of_today(path):
         for line, text in texts_of(path)
         for finding in search(without_code(text), "", PROSE)
     ]
+    assert not found, told(found)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_comments_use_the_words_of_today(path):
+    found = [
+        Finding(f"{path}:{token.start[0]}", finding.word, finding.use)
+        for token in tokenize.generate_tokens(io.StringIO((PROJECT / path).read_text()).readline)
+        if token.type == tokenize.COMMENT
+        for finding in search(without_code(token.string), "", PROSE)
+    ]
+    assert not found, told(found)
+
+
+# -- what is deployed and shown ---------------------------------------------------------------------------------------
+
+SHOWN = sorted(
+    path.relative_to(PROJECT)
+    for folder in ("infra", "jobs/page")
+    for path in (PROJECT / folder).rglob("*")
+    if path.suffix in {".yaml", ".yml", ".json", ".sh", ".sbatch", ".html", ".css", ".js", ""} and path.is_file()
+)
+
+
+@pytest.mark.parametrize("path", SHOWN, ids=str)
+def test_deployments_and_the_report_use_the_words_of_today(path):
+    text = (PROJECT / path).read_text()
+    found = list(search(without_code(text), str(path), PROSE)) + list(search(text, str(path), IDENTIFIERS))
     assert not found, told(found)
