@@ -133,7 +133,7 @@ def _to_yuv420p(frame: av.VideoFrame, convert: VideoReformatter) -> av.VideoFram
     if pixels.is_rgb or pixels.has_palette or pixels.is_bayer:
         source: dict[str, Any] = {}
     elif len(pixels.components) < 3:
-        source, target_range = {}, ColorRange.JPEG  # swscale takes all grey for full range: this keeps the luma
+        source, target_range = {}, ColorRange.JPEG  # swscale takes all gray for full range: this keeps the luma
     else:
         source = {"src_colorspace": matrix, "src_color_range": target_range}
     # threads=1: the default starts one per CPU of the machine, for a task that has one
