@@ -145,7 +145,7 @@ def say_report(report: Report, out: str, console: Console) -> None:
     if report.retryable:
         ours = sum(row["error_class"] == UNEXPECTED for row in report.retryable)
         console.print(
-            f"INCOMPLETE: {ours} clips failed by a bug of Faceatlas (please report the messages above), "
+            f"INCOMPLETE: {ours} clips failed by a bug in Faceatlas (please report the messages above), "
             f"{len(report.retryable) - ours} could not be read from the storage; the next run retries these clips",
             markup=False,
         )

@@ -18,7 +18,7 @@
 Every class takes its message alone, so that it survives pickling between Ray workers.
 """
 
-#: error class of clips that failed by a bug of Faceatlas; the next run retries them
+#: error class of clips that failed by a bug in Faceatlas; the next run retries them
 UNEXPECTED = "unexpected"
 #: error class of clips whose storage did not answer or disconnected, after all retries; the next run retries them
 UNREACHABLE = "unreachable"

@@ -32,7 +32,7 @@ from pipeline.storage import fs
 from pipeline.storage.output import Output, write_bytes
 from pipeline.tables import parquet
 from pipeline.tables.clip_reader import track_members
-from pipeline.tables.shard_file import read_shard, remove_rows, write_shard
+from pipeline.tables.shard_file import read_shard, remove_rows, rewrite_shard
 from pipeline.tables.tombstones import FOLDER, SAME_FACE_IOU, pseudonymize, write_tombstones
 from pipeline.tracking.faces import unit_embeddings
 
@@ -368,7 +368,7 @@ def _count_again(output: Output, version: str, shard: str, totals: dict[str, int
     if faces != rows["faces"].to_pylist():
         place = rows.column_names.index("faces")
         rows = rows.set_column(place, schema.CLIPS.field("faces"), pa.array(faces, pa.int64()))
-        write_shard(output, "clips", version, shard, rows, complete_for)
+        rewrite_shard(output, "clips", version, shard, rows, complete_for)
 
 
 # -- everything else --------------------------------------------------------------------------------------------------

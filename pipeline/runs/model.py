@@ -88,5 +88,5 @@ class Report:
 
     @property
     def retryable(self) -> list[Mapping[str, Any]]:
-        """Quarantined clips that failed by a bug of Faceatlas or by the storage; the next run retries them."""
+        """Quarantined clips that failed by a bug in Faceatlas or by the storage; the next run retries them."""
         return [row for row in self.quarantined if row["error_class"] in RETRYABLE]

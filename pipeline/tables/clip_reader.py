@@ -16,6 +16,7 @@ from pipeline.arrays import join_faces
 from pipeline.errors import ConfigError, OutputError
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
+from pipeline.tables.shard_file import are_closed_early
 
 _BY_FRAME = [("frame", "ascending"), ("face", "ascending")]
 _OF_TRACKS = ["clip_id", "track_id", "identity_id", "frames", "members"]
@@ -126,9 +127,13 @@ def name_of(clip: Mapping[str, Any]) -> str:
 def choose_clips(clips: pa.Table, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The done clips by shard and key; or those whose id, key or uri is named, in that order.
 
+    A clip that an earlier build closed early is not done: it has a part of its frames, and no facts of its video.
+
     Raises:
         ConfigError: no such clip, or one that is not done.
     """
+    status = pc.if_else(are_closed_early(clips), "closed early (annotate again to complete it)", clips["status"])
+    clips = clips.set_column(clips.column_names.index("status"), "status", status)
     done = clips.filter(pc.equal(clips["status"], "done"))
     order = [("shard", "ascending"), ("key", "ascending"), ("clip_id", "ascending")]
     if not names:

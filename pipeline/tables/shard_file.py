@@ -27,8 +27,19 @@ def write_shard(
     if table_name == "clips" and (early := rows.filter(are_closed_early(rows)).slice(0, 1).to_pylist()):
         raise OutputError(
             f"clip {early[0]['clip_id']} is {early[0]['status']}, but the end of its video was never decoded: later "
-            "runs would skip the rest of it; this is a bug of Faceatlas, please report it"
+            "runs would skip the rest of it; this is a bug in Faceatlas, please report it"
         )
+    rewrite_shard(output, table_name, version, shard, rows, versions)
+
+
+def rewrite_shard(
+    output: Output, table_name: str, version: str, shard: str, rows: pa.Table, versions: Mapping[str, str] | None = None
+) -> None:
+    """`write_shard` of rows that were read from the table.
+
+    Clips that an earlier build closed early stay as they are: they must stop no erasure, and `status` and plans find
+    them.
+    """
     metadata = {VERSIONS_KEY: json.dumps(dict(versions or {})).encode()}
     write_parquet(output, f"{partition(table_name, version, shard)}/{table_name}.parquet", rows, metadata)
 
@@ -54,7 +65,7 @@ def remove_rows(output: Output, name: str, version: str, shard: str, clip_ids: p
     rows, complete_for = read_shard(output, name, version, shard)
     kept = rows.filter(pc.invert(pc.is_in(rows["clip_id"], value_set=clip_ids)))
     if kept.num_rows < rows.num_rows:
-        write_shard(output, name, version, shard, kept, complete_for)
+        rewrite_shard(output, name, version, shard, kept, complete_for)
     return rows.num_rows - kept.num_rows
 
 

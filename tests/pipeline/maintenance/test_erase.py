@@ -23,7 +23,7 @@ from pipeline.stages import write
 from pipeline.storage import fs
 from pipeline.storage.output import open_output, write_bytes
 from pipeline.tables import parquet
-from pipeline.tables.shard_file import write_shard
+from pipeline.tables.shard_file import read_shard, rewrite_shard, write_shard
 
 VERSIONS = {"face": "f1", "landmarks": "l1", "embeddings": "e1"}
 TABLES = tables_of(VERSIONS, "c1")
@@ -326,3 +326,32 @@ def test_of_a_forgotten_clip_decisions_lose_its_tracks_alone(output):
         ("Bob", ("bbbb2222-track1",)),
     ]
     assert parquet.read_version(output, "ambiguous_pairs", "t1").num_rows == 1
+
+
+@pytest.fixture
+def closed_early(output):
+    """The output with `bbbb2222` as builds before 0.2 left a clip after a loss in mid-write: done, without facts."""
+    rows, complete_for = read_shard(output, "clips", "c1", "s")
+    entries = rows.to_pylist()
+    for row in entries:
+        if row["clip_id"] == "bbbb2222":
+            row |= {"frames": None, "sampled": None}
+    rewrite_shard(output, "clips", "c1", "s", pa.Table.from_pylist(entries, schema=schema.CLIPS), complete_for)
+    return output
+
+
+def left_of(output):
+    rows, _ = read_shard(output, "clips", "c1", "s")
+    return [(row["clip_id"], row["frames"], row["faces"]) for row in rows.to_pylist()]
+
+
+def test_a_clip_that_an_earlier_build_closed_early_stops_no_erasure(closed_early):
+    erase.erase_clip(closed_early, "aaaa1111")
+    assert left_of(closed_early) == [("bbbb2222", None, 8)]
+    erase.erase_clip(closed_early, "bbbb2222")
+    assert left_of(closed_early) == []
+
+
+def test_a_clip_that_an_earlier_build_closed_early_stops_no_erasure_of_a_person(closed_early):
+    erase.erase_identity(closed_early, "person0")
+    assert left_of(closed_early) == [("aaaa1111", 4, 4), ("bbbb2222", None, 4)]

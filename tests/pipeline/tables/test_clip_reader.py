@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline import schema
-from pipeline.errors import OutputError
+from pipeline.errors import ConfigError, OutputError
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
-from pipeline.tables.clip_reader import ClipReader, track_members
+from pipeline.tables.clip_reader import ClipReader, choose_clips, track_members
 from pipeline.tables.shard_file import write_shard
 
 SLOTS = ("face", "pose", "embeddings")
@@ -111,3 +111,12 @@ def test_an_output_whose_faces_are_not_current_yet_is_refused_with_the_remedy(tm
     parquet.promote(output, {"clips": "1"})
     with pytest.raises(OutputError, match="no table faces or clips yet; run `faceatlas annotate`"):
         ClipReader(output)
+
+
+def test_a_clip_that_was_closed_early_is_not_done():
+    whole = {"clip_id": "a", "shard": "s", "status": "done", "frames": FRAMES, "sampled": FRAMES}
+    early = {"clip_id": "b", "shard": "s", "status": "done"}
+    clips = pa.Table.from_pylist([whole, early], schema=schema.CLIPS)
+    assert [clip["clip_id"] for clip in choose_clips(clips)] == ["a"]
+    with pytest.raises(ConfigError, match=r"clip b has no faces to show: it is closed early \(annotate again"):
+        choose_clips(clips, ["b"])
