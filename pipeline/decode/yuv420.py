@@ -74,7 +74,7 @@ class Upright:
 
     def layout(self, frame: av.VideoFrame) -> Layout:
         """Layout that a frame has after `copy`."""
-        matrix, _, full_range = _colour(frame)
+        matrix, _, full_range = _color(frame)
         turned = not self.turn(frame)[0]
         width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
         return Layout(width, height, matrix, full_range)
@@ -114,7 +114,7 @@ def _read_turn(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     return max(DEGREES, key=lambda turn: turn[0] * a + turn[1] * b + turn[2] * c + turn[3] * d)
 
 
-def _colour(frame: av.VideoFrame) -> tuple[str, Colorspace, bool]:
+def _color(frame: av.VideoFrame) -> tuple[str, Colorspace, bool]:
     """(matrix, the same for swscale, full range) of the planes that `Upright.copy` makes of a frame."""
     pixels = frame.format
     if pixels.is_rgb or pixels.has_palette or pixels.is_bayer:
@@ -126,8 +126,8 @@ def _colour(frame: av.VideoFrame) -> tuple[str, Colorspace, bool]:
 
 
 def _to_yuv420p(frame: av.VideoFrame, convert: VideoReformatter) -> av.VideoFrame:
-    """Convert any pixel format to yuv420p with matrix and range as `_colour` says."""
-    _, matrix, full_range = _colour(frame)
+    """Convert any pixel format to yuv420p with matrix and range as `_color` says."""
+    _, matrix, full_range = _color(frame)
     pixels = frame.format
     target_range = ColorRange.JPEG if full_range else ColorRange.MPEG
     if pixels.is_rgb or pixels.has_palette or pixels.is_bayer:
