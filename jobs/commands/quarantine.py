@@ -28,7 +28,7 @@ def list_rows(
     Example: faceatlas quarantine list out/ --where error_class=truncated
     """
     with exit_on_error():
-        rows = quarantine.select(reading(out, config, assignments), pairs(where, "--where")).to_pylist()
+        rows = quarantine.select_rows(reading(out, config, assignments), pairs(where, "--where")).to_pylist()
     if as_json:
         print(json.dumps(rows, indent=2))
         return

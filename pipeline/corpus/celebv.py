@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.models import Config
-from pipeline.corpus.manifests import SUFFIXES, seconds_of
+from pipeline.corpus.manifests import SUFFIXES, read_seconds
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.storage import fs as files
 
@@ -127,7 +127,7 @@ def _parse_celebv(entry: Mapping[str, Any], place: str) -> dict[str, Any]:
         raise ManifestError(f"{place}, column 'duration': must hold start_sec and end_sec")
     unit = "sec" if "start_sec" in duration or "end_sec" in duration else "frame"
     keys = [f"start_{unit}", f"end_{unit}"]
-    start, end = (seconds_of(duration.get(name), f"duration.{name}", place) for name in keys)
+    start, end = (read_seconds(duration.get(name), f"duration.{name}", place) for name in keys)
     if start is None or end is None or end <= start:
         raise ManifestError(f"{place}, column 'duration': {keys[1]}={end} is not after {keys[0]}={start}")
     try:

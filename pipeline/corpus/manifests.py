@@ -200,7 +200,7 @@ def _parse(line: Mapping[str, Any], manifest: str, place: str) -> dict[str, Any]
         raise ManifestError(f"{place}, column 'member': a member needs the uri of a .tar shard, found {given!r}")
     if texts["member"] is None and is_tar:
         raise ManifestError(f"{place}, column 'member': empty; say which file of the tar shard {given!r} is meant")
-    start_s, end_s = (seconds_of(line.get(name), name, place) for name in ("start_s", "end_s"))
+    start_s, end_s = (read_seconds(line.get(name), name, place) for name in ("start_s", "end_s"))
     if end_s is not None and end_s <= (start_s or 0.0):
         raise ManifestError(f"{place}, column 'end_s': {end_s:g} is not after start_s={start_s or 0.0:g}")
     first, end = (_frame_number(line.get(name), name, place) for name in ("start_frame", "end_frame"))
@@ -226,7 +226,7 @@ def _frame_number(value: Any, column: str, place: str) -> int | None:
     return number
 
 
-def seconds_of(value: Any, column: str, place: str) -> float | None:
+def read_seconds(value: Any, column: str, place: str) -> float | None:
     """A time in seconds, None if nothing is said; `place` and `column` are for the message.
 
     Raises:

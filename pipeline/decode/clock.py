@@ -32,7 +32,7 @@ _MEMORY = 15  # steps whose median is the frame interval
 #: MPEG streams are recorded off the air, with gaps and restarts; the limit is that of the ffmpeg program
 _BROADCAST = frozenset({"mpegts", "mpeg"})
 _BROADCAST_FAR_S, _FAR_S = 10.0, 3600.0
-#: containers that store no presentation times: what FFmpeg gives in their place is not in order with B-frames
+#: containers that store no presentation times: what FFmpeg gives in their place is unsorted with B-frames
 _WITHOUT_TIMES = frozenset({"avi"})
 
 Item = TypeVar("Item")

@@ -492,7 +492,7 @@ def _read_from_start(
             active = [part for part in active if not part.part.rows.ended]
             if not active and not waiting:
                 return
-        if told is not active:  # another list: a clip has begun or ended
+        if told is not active:  # another list: a clip has started or ended
             told = active
             yield Opened(tuple(part.part.position for part in active or [waiting[0]]))
     for part in (*active, *waiting):

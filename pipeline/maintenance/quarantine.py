@@ -13,7 +13,7 @@ from pipeline.tables import parquet
 from pipeline.tables.shard_file import remove_rows
 
 
-def select(output: Output, where: Mapping[str, str]) -> pa.Table:
+def select_rows(output: Output, where: Mapping[str, str]) -> pa.Table:
     """Rows of the current `quarantine` whose columns have the given values, written as text.
 
     Raises:
@@ -35,7 +35,7 @@ def release(output: Output, where: Mapping[str, str]) -> int:
 
     A clip leaves `clips` first: between the two steps it is no longer up to date, which is all that a plan asks.
     """
-    rows = select(output, where)
+    rows = select_rows(output, where)
     current = parquet.read_current(output)
     for shard in rows["shard"].unique().to_pylist():
         gone = rows.filter(pc.equal(rows["shard"], shard))["clip_id"].combine_chunks()

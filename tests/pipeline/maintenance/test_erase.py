@@ -302,12 +302,12 @@ def test_quarantined_clips_are_listed_and_tried_again(output):
     account = {"clip_id": "cccc3333", "slots": list(VERSIONS), "first": 0, "count": 0, "faces": 0, "last": True}
     run_ledger.add(pa.Table.from_pylist([{**account, "video": None, "error": error}], schema=ACCOUNT))
     assert make_plan(longer, output, VERSIONS, TABLES, NEEDS).work.num_rows == 0
-    assert quarantine.select(output, {"error_class": "truncated"})["clip_id"].to_pylist() == ["cccc3333"]
+    assert quarantine.select_rows(output, {"error_class": "truncated"})["clip_id"].to_pylist() == ["cccc3333"]
     assert quarantine.release(output, {"error_class": "corrupt"}) == 0
     with pytest.raises(ConfigError, match="error_class"):
-        quarantine.select(output, {"reason": "truncated"})
+        quarantine.select_rows(output, {"reason": "truncated"})
     assert quarantine.release(output, {"error_class": "truncated"}) == 1
-    assert quarantine.select(output, {}).num_rows == 0
+    assert quarantine.select_rows(output, {}).num_rows == 0
     assert make_plan(longer, output, VERSIONS, TABLES, NEEDS).work["clip_id"].to_pylist() == ["cccc3333"]
 
 
