@@ -57,6 +57,22 @@ def test_forget_leaves_no_row_and_says_so(out):
     assert call("forget", out)[0] == 2
 
 
+def test_forget_takes_the_uri_of_a_clip(out):
+    code, text = call("forget", out, "--clip", "file:///videos/aa11.mp4")
+    assert code == 0, text
+    assert "8 rows erased from faces/f1" in text
+
+
+def test_forget_says_that_it_erased_only_when_it_did(out):
+    code, text = call("forget", out, "--clip", "interview_01")
+    assert code == 2
+    assert "there is no clip with the id, key or uri interview_01" in text
+    for later in (["--clip", "0123456789abcdef"], ["--source", "file:///videos/later.mp4"]):
+        code, text = call("forget", out, *later)
+        assert code == 0
+        assert "no table held a row of it; later runs leave it out" in text
+
+
 def test_a_command_that_changes_an_output_in_use_is_refused(out):
     with lease.hold(open_output(out), "run of the test", LeaseConfig()):
         code, text = call("quarantine", "retry", out)
