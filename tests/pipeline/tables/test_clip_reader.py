@@ -6,10 +6,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline import schema
-from pipeline.errors import OutputError
+from pipeline.errors import ConfigError, OutputError
 from pipeline.storage.output import open_output
 from pipeline.tables import parquet
-from pipeline.tables.clip_reader import ClipReader, track_members
+from pipeline.tables.clip_reader import ClipReader, choose_clips, track_members
 from pipeline.tables.shard_file import write_shard
 
 SLOTS = ("face", "pose", "embeddings")
@@ -95,3 +95,18 @@ def test_members_of_tracks_are_one_row_each():
 def test_a_folder_without_tables_is_refused(tmp_path):
     with pytest.raises(OutputError, match="no Faceatlas tables"):
         ClipReader(open_output(str(tmp_path)))
+
+
+def test_clips_are_named_by_id_key_or_path_and_a_wrong_name_gets_a_hint(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {**dict.fromkeys(schema.CLIPS.names), "clip_id": c, "key": f"film_{c}", "shard": "s", "status": "done"}
+        | {"uri": f"file://{tmp_path}/{c}.mp4", "fingerprint": "x", "faces": 1}
+        for c in CLIPS
+    ]
+    clips = pa.Table.from_pylist(rows, schema=schema.CLIPS)
+    found = choose_clips(clips, ["b.mp4", "film_a"])
+    assert [row["clip_id"] for row in found] == ["b", "a"]
+    assert [row["clip_id"] for row in choose_clips(clips, [f"file://{tmp_path}/a.mp4", "b"])] == ["a", "b"]
+    with pytest.raises(ConfigError, match=r"uri c\.mp4; there is, for example: film_a, film_b"):
+        choose_clips(clips, ["a", "c.mp4"])
