@@ -97,7 +97,7 @@ def _file_facts(item: RegistryEntry, mirror: Mirror | None, config: Config) -> d
 
 def say_table(rows: list[dict[str, Any]]) -> None:
     """Print the table of models and its legend."""
-    lines = [("SLOT", "MODEL", "DEFAULT OF", "FILE", "SIZE", "SHA-256", "LICENCE")]
+    lines = [("SLOT", "MODEL", "DEFAULT OF", "FILE", "SIZE", "SHA-256", "LICENSE")]
     lines += [
         (
             row["slot"],
