@@ -47,6 +47,12 @@ def test_versions_are_listed_compared_and_dropped(out):
     assert parquet.table_versions(open_output(out), "landmarks") == [current]
 
 
+def test_status_tells_the_frames_of_the_videos_from_those_that_were_sampled(out):
+    code, text = call("status", out)
+    assert code == 0, text
+    assert "frames: 16, 16 of them sampled" in text
+
+
 def test_forget_leaves_no_row_and_says_so(out):
     code, text = call("forget", out, "--source", "file:///videos/aa11.mp4")
     assert code == 0, text
