@@ -59,7 +59,8 @@ def status(
     console.print(f"clips: {clips}")
     if totals["clips"].get("closed early"):
         console.print("clips closed early hold only a part of their video; run annotate again to complete them")
-    for name in ("frames", "faces", "tracks", "identities"):
+    console.print(f"frames: {totals['frames']}, {totals['sampled']} of them sampled")
+    for name in ("faces", "tracks", "identities"):
         console.print(f"{name}: {totals[name]}")
 
 

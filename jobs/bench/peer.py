@@ -22,6 +22,7 @@ from pipeline.config.models import Config
 from pipeline.planning.versions import SlotVersions
 from pipeline.runs.context import RunContext
 
+_PEER_SCRIPT = Path(__file__).with_name("pyfeat_peer.py")
 _CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 #: runs the reference's script with its clock changed for processor time
 _CPU_CLOCK = (
@@ -33,8 +34,10 @@ _CPU_CLOCK = (
 def peer(
     video: VideoOption,
     bundle: StandinsOption,
-    peer_python: Annotated[Path, typer.Option(help="Python with py-feat 2.0.3.")],
-    peer_script: Annotated[Path, typer.Option(help="bench_pyfeat.py.")],
+    peer_python: Annotated[Path, typer.Option(help="Python with py-feat 2.0.3 or 2.1.5.")],
+    peer_script: Annotated[
+        Path | None, typer.Option(help="Script that times the peer; default: jobs/bench/pyfeat_peer.py.")
+    ] = None,
     every: Annotated[int, typer.Option(min=1, help="Take every k-th frame.")] = 4,
     batch: Annotated[int, typer.Option(min=1, help="Batch of the reference, frames.")] = 8,
     threads: Annotated[int, typer.Option(min=1, help="Of both.")] = 2,
@@ -48,8 +51,11 @@ def peer(
 ) -> None:
     """The actor and py-feat in turn, on the same frames with the same threads: ours, theirs, ours, ...
 
-    Example: python -m jobs.bench peer --video clip.mp4 --bundle standins/bundle.yaml --peer-python venv/bin/python
-    --peer-script bench_pyfeat.py --every 4
+    Example: python -m jobs.bench peer --video clip.mp4 --bundle standins/bundle.yaml --peer-python pyfeat/bin/python
+    --every 4
+
+    `python tests/parity/make_reference.py --venv pyfeat --out answers` makes such a Python. Another script gets VIDEO,
+    --batch, --every and --threads, and prints JSON with `frames` and `frames_per_s` as its last line.
     """
     with exit_on_error():
         chosen = job.settings(config, assignments, every)
@@ -57,8 +63,10 @@ def peer(
         if clock not in _CLOCKS:
             raise BenchError(f"--clock {clock}: there are {', '.join(_CLOCKS)}")
         starter = ["-c", _CPU_CLOCK] if clock == "cpu" else []
-        command = [peer_python, *starter, peer_script, video]
+        command = [peer_python, *starter, peer_script or _PEER_SCRIPT, video]
         command += ["--batch", batch, "--every", every, "--threads", threads]
+        if peer_script is None:
+            command += ["--weights", Path(bundle).parent]
         say(measure_peer(video, models, chosen, [str(part) for part in command], threads, rounds, clock), as_json)
 
 

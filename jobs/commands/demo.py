@@ -154,10 +154,11 @@ def _waves(t: float) -> np.ndarray:
 
 
 def encode(picture: Picture) -> bytes:
-    """An H.264 clip, as the bytes of an MP4 file; one thread, so that the same pictures give the same bytes."""
+    """An H.264 clip, as the bytes of an MP4 file; the same pictures give the same bytes."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=_FPS, options={"preset": "veryfast", "crf": "20", "threads": "1"})
+        # a fixed quantizer: with crf, libx264 gives other bytes now and then, even with one thread
+        stream = container.add_stream("libx264", rate=_FPS, options={"preset": "veryfast", "qp": "20", "threads": "1"})
         stream.width, stream.height, stream.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
         for i in range(_FRAMES):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture(i / (_FRAMES - 1))), format="rgb24")

@@ -14,7 +14,7 @@ from pipeline.maintenance import erase
 
 def forget(
     out: OutArgument,
-    clip: Annotated[str | None, typer.Option(help="clip_id of a clip.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Id, key or uri of a clip.")] = None,
     source: Annotated[str | None, typer.Option(help="URI of a video or tar shard: all its clips.")] = None,
     corpus: Annotated[
         str | None, typer.Option(help="With --source: the corpus, if a run over it is not finished yet.")
@@ -37,7 +37,7 @@ def forget(
             raise ConfigError("--corpus goes with --source")
         with changing(out, config, assignments, "forget") as output:
             if clip is not None:
-                audit = erase.erase_clip(output, clip)
+                audit = erase.erase_clip(output, erase.find_clip(output, clip))
             elif source is not None:
                 clips = read_corpus(corpus, settings(config, assignments, None)).clips if corpus else None
                 audit = erase.erase_source(output, source, clips)
@@ -47,4 +47,5 @@ def forget(
         console.print(f"  {rows} rows erased from {name}")
     for path, what in audit["documents"].items():
         console.print(f"  {path}: {what}")
-    console.print(f"erased; see audit/{audit['time']}.json")
+    done = "erased" if audit["rows"] else "no table held a row of it; later runs leave it out"
+    console.print(f"{done}; see audit/{audit['time']}.json")

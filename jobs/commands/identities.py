@@ -58,6 +58,27 @@ def _say(text: str) -> None:
     print(f"{text}; the next `faceatlas annotate` of this output applies it")
 
 
+@app.command("list")
+def list_rows(out: OutArgument, config: ConfigOption = None, assignments: SetOption = None,
+              as_json: JsonOption = False) -> None:  # fmt: skip
+    """Print the identities, those with most faces first.
+
+    Example: faceatlas identities list out/
+    """
+    columns = ["identity_id", "name", "faces", "tracks", "clips"]
+    with exit_on_error():
+        options = load_config(config, assignments or []).storage.options
+        rows = parquet.read_table(out, "identities", columns, options)
+        rows = rows.sort_by([("faces", "descending"), ("identity_id", "ascending")]).to_pylist()
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        called = f" {row['name']}" if row["name"] else ""
+        print(f"{row['identity_id']}{called}: {row['faces']} faces in {row['tracks']} tracks of {row['clips']} clips")
+    print(f"{len(rows)} identities")
+
+
 @app.command()
 def merge(out: OutArgument, ids: Annotated[list[str], typer.Argument(help="Two or more identities.")],
           config: ConfigOption = None, assignments: SetOption = None) -> None:  # fmt: skip

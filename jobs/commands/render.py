@@ -13,7 +13,7 @@ console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def render(
-    clip: Annotated[str, typer.Argument(help="Id, key or uri of a clip that is done.")],
+    clip: Annotated[str, typer.Argument(help="Id, key or uri of a clip that is done; of a local file also its path.")],
     out: OutArgument,
     to: Annotated[str, typer.Option("-o", "--to", help="The video, a local .mp4 or .mkv file.")] = "annotated.mp4",
     codec: Annotated[str, typer.Option(help="FFmpeg's name of the encoder.")] = "libx264",

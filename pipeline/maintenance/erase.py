@@ -67,6 +67,25 @@ class Removal:
     sources: list[str] = field(default_factory=list)
 
 
+def find_clip(output: Output, name: str) -> str:
+    """The clip_id of the clip that a user names by its id, key or uri.
+
+    An id that no table holds is taken as it is: its clip may come in later, and is then left out.
+
+    Raises:
+        ConfigError: several clips have this key or uri, or none has and `name` is no id.
+    """
+    uri = fs.normalise_uri(name)
+    ids = {row["clip_id"] for row in _clip_rows(output) if name in (row["clip_id"], row["key"]) or row["uri"] == uri}
+    if len(ids) > 1:
+        raise ConfigError(f"{len(ids)} clips have the key or uri {name}: {', '.join(sorted(ids))}; name one by its id")
+    if ids:
+        return ids.pop()
+    if name in _stored_clips(output) or fs.is_clip_id(name):
+        return name
+    raise ConfigError(f"there is no clip with the id, key or uri {name}; see the table clips. Nothing was erased")
+
+
 def erase_clip(output: Output, clip_id: str) -> dict[str, Any]:
     """Erase one clip; returns the audit record. The caller holds the lease."""
     rows = _clip_rows(output)
@@ -190,7 +209,9 @@ def _carry_out(output: Output, removal: Removal) -> dict[str, Any]:
 
 def _clip_rows(output: Output) -> list[dict]:
     versions = parquet.table_versions(output, "clips")
-    tables = [parquet.read_version(output, "clips", version, ["clip_id", "uri", "member"]) for version in versions]
+    tables = [
+        parquet.read_version(output, "clips", version, ["clip_id", "uri", "member", "key"]) for version in versions
+    ]
     return [row for table in tables for row in table.to_pylist()]
 
 

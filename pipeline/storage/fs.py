@@ -106,6 +106,11 @@ def clip_id(uri: str, member: str | None, start_s: float | None, end_s: float | 
     return hashlib.blake2b(json.dumps([uri, member, start, end, *frames]).encode(), digest_size=8).hexdigest()
 
 
+def is_clip_id(text: str) -> bool:
+    """Whether a text has the form of a clip's id."""
+    return re.fullmatch("[0-9a-f]{16}", text) is not None
+
+
 def shard_name(label: str, uri: str) -> str:
     """Name of a shard, safe as a folder name: the label in [A-Za-z0-9._-], and 6 hex digits of the hash of its URI."""
     digest = hashlib.blake2b(uri.encode(), digest_size=3).hexdigest()

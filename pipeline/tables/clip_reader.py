@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.arrays import join_faces
 from pipeline.errors import ConfigError, OutputError
+from pipeline.storage import fs
 from pipeline.storage.output import Output
 from pipeline.tables import parquet
 from pipeline.tables.shard_file import are_closed_early
@@ -125,7 +126,7 @@ def name_of(clip: Mapping[str, Any]) -> str:
 
 
 def choose_clips(clips: pa.Table, names: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The done clips by shard and key; or those whose id, key or uri is named, in that order.
+    """The done clips by shard and key; or those whose id, key, uri or local path is named, in that order.
 
     A clip that an earlier build closed early is not done: it has a part of its frames, and no facts of its video.
 
@@ -138,13 +139,17 @@ def choose_clips(clips: pa.Table, names: Sequence[str] = ()) -> list[dict[str, A
     order = [("shard", "ascending"), ("key", "ascending"), ("clip_id", "ascending")]
     if not names:
         return done.sort_by(order).to_pylist()
-    wanted = pa.array(list(names), pa.string())
+    full = {name: fs.normalise_uri(name) for name in names}
+    wanted = pa.array([*names, *full.values()], pa.string())
     masks = [pc.is_in(clips[column], value_set=wanted) for column in ("clip_id", "key", "uri")]
     found = clips.filter(pc.or_(pc.or_(masks[0], masks[1]), masks[2])).sort_by(order).to_pylist()
     known = {row[column] for row in found for column in ("clip_id", "key", "uri")}
-    if unknown := [name for name in names if name not in known]:
-        raise ConfigError(f"there is no clip with the id, key or uri {', '.join(unknown)}")
+    if unknown := [name for name in names if known.isdisjoint((name, full[name]))]:
+        some = ", ".join(name_of(row) for row in done.sort_by(order).slice(0, 3).to_pylist()) or "none that is done"
+        raise ConfigError(
+            f"there is no clip with the id, key or uri {', '.join(unknown)}; there is, for example: {some}"
+        )
     if other := [row for row in found if row["status"] != "done"]:
         raise ConfigError(f"clip {name_of(other[0])} has no faces to show: it is {other[0]['status']}")
-    place = {name: i for i, name in reversed(list(enumerate(names)))}
+    place = {text: i for i, name in reversed(list(enumerate(names))) for text in (full[name], name)}
     return sorted(found, key=lambda row: min(place[row[c]] for c in ("clip_id", "key", "uri") if row[c] in place))

@@ -156,6 +156,8 @@ def test_overrides_through_the_command_line(local_ray, tmp_path):
     assert faceatlas("name", output.root, gone, "the host")[0] == 0  # the old id still leads there
     snapshot(output)
     assert parquet.read_table(output.root, "identities")["name"].to_pylist() == ["the host"]
+    code, said = faceatlas("list", output.root)
+    assert (code, f"{merged[0]} the host: " in said, "1 identities" in said) == (0, True, True)
 
     tracks = (
         parquet.read_table(output.root, "tracks", ["track_id", "clip_id"]).sort_by("clip_id")["track_id"].to_pylist()

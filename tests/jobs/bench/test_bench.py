@@ -1,6 +1,7 @@
 """The bench on a short video with small models: what it prints, and that it refuses a speed for wrong numbers."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,3 +152,20 @@ def test_fixed_faces_do_not_depend_on_the_frame(tmp_path):
     found = net.detect(torch.zeros(2, 3, 40, 100, dtype=torch.uint8))
     assert found.frame_N.tolist() == [0, 0, 1, 1]
     torch.testing.assert_close(found.boxes_N4[2], torch.tensor([30.0, 8.0, 90.0, 40.0]))
+
+
+def test_the_peer_gets_the_weights_and_the_frames_of_the_actor(video, bundle, tmp_path):
+    """A Python that only says what it was asked to run, as py-feat's environment takes 7 GB."""
+    python, asked = tmp_path / "python", tmp_path / "asked"
+    python.write_text(f'#!/bin/sh\necho "$@" > {asked}\necho \'{{"frames": 18, "frames_per_s": 1.0}}\'\n')
+    python.chmod(0o755)
+    command = ["peer", "--video", video, "--bundle", bundle(by_batch=False), "--peer-python", python, "--json"]
+    done = bench(*command, "--every", 4)
+    assert done.exit_code == 0, done.output
+    script, *arguments = asked.read_text().split()
+    assert Path(script).is_file()
+    assert arguments == [str(video), "--batch", "8", "--every", "4", "--threads", "2", "--weights", str(tmp_path)]
+    assert json.loads(done.output.splitlines()[-1])["details"]["times_as_fast"] > 0
+    assert bench(*command, "--every", 8).exit_code == 2  # the peer took 18 frames, not 9
+    done = bench(*command, "--every", 4, "--peer-script", "other.py")
+    assert asked.read_text().split() == ["other.py", *arguments[:-2]]

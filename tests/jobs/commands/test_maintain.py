@@ -47,6 +47,12 @@ def test_versions_are_listed_compared_and_dropped(out):
     assert parquet.table_versions(open_output(out), "landmarks") == [current]
 
 
+def test_status_tells_the_frames_of_the_videos_from_those_that_were_sampled(out):
+    code, text = call("status", out)
+    assert code == 0, text
+    assert "frames: 16, 16 of them sampled" in text
+
+
 def test_forget_leaves_no_row_and_says_so(out):
     code, text = call("forget", out, "--source", "file:///videos/aa11.mp4")
     assert code == 0, text
@@ -55,6 +61,22 @@ def test_forget_leaves_no_row_and_says_so(out):
     assert code == 0, text
     assert "8 rows erased from faces/f1" in text
     assert call("forget", out)[0] == 2
+
+
+def test_forget_takes_the_uri_of_a_clip(out):
+    code, text = call("forget", out, "--clip", "file:///videos/aa11.mp4")
+    assert code == 0, text
+    assert "8 rows erased from faces/f1" in text
+
+
+def test_forget_says_that_it_erased_only_when_it_did(out):
+    code, text = call("forget", out, "--clip", "interview_01")
+    assert code == 2
+    assert "there is no clip with the id, key or uri interview_01" in text
+    for later in (["--clip", "0123456789abcdef"], ["--source", "file:///videos/later.mp4"]):
+        code, text = call("forget", out, *later)
+        assert code == 0
+        assert "no table held a row of it; later runs leave it out" in text
 
 
 def test_a_command_that_changes_an_output_in_use_is_refused(out):

@@ -285,6 +285,22 @@ def test_the_audit_says_what_was_done_and_names_nobody(output):
     assert not (Path(output.root) / erase.PENDING).exists()
 
 
+def test_a_clip_is_found_by_its_key_unless_two_have_it(output):
+    def name_them(*keys):
+        rows, complete_for = read_shard(output, "clips", "c1", "s")
+        place = rows.column_names.index("key")
+        rows = rows.set_column(place, rows.schema.field("key"), pa.array(keys, pa.string()))
+        write_shard(output, "clips", "c1", "s", rows, complete_for)
+        return rows["clip_id"].to_pylist()
+
+    first, second = name_them("monday", "tuesday")
+    assert erase.find_clip(output, "monday") == first
+    assert erase.find_clip(output, uri(second)) == second
+    name_them("monday", "monday")
+    with pytest.raises(ConfigError, match="2 clips have the key or uri monday"):
+        erase.find_clip(output, "monday")
+
+
 def test_an_unknown_person_is_refused(output):
     with pytest.raises(ConfigError, match="nobody"):
         erase.erase_identity(output, "nobody")

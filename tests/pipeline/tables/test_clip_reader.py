@@ -120,3 +120,18 @@ def test_a_clip_that_was_closed_early_is_not_done():
     assert [clip["clip_id"] for clip in choose_clips(clips)] == ["a"]
     with pytest.raises(ConfigError, match=r"clip b has no faces to show: it is closed early \(annotate again"):
         choose_clips(clips, ["b"])
+
+
+def test_clips_are_named_by_id_key_or_path_and_a_wrong_name_gets_a_hint(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {**dict.fromkeys(schema.CLIPS.names), "clip_id": c, "key": f"film_{c}", "shard": "s", "status": "done"}
+        | {"uri": f"file://{tmp_path}/{c}.mp4", "fingerprint": "x", "faces": 1, "frames": 2}
+        for c in CLIPS
+    ]
+    clips = pa.Table.from_pylist(rows, schema=schema.CLIPS)
+    found = choose_clips(clips, ["b.mp4", "film_a"])
+    assert [row["clip_id"] for row in found] == ["b", "a"]
+    assert [row["clip_id"] for row in choose_clips(clips, [f"file://{tmp_path}/a.mp4", "b"])] == ["a", "b"]
+    with pytest.raises(ConfigError, match=r"uri c\.mp4; there is, for example: film_a, film_b"):
+        choose_clips(clips, ["a", "c.mp4"])
