@@ -22,7 +22,7 @@ length; MPEG and raw streams state none, so these just end.
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ from pipeline.config.models import DecodeConfig
 from pipeline.decode.chunking import ClipRows, Request, Row
 from pipeline.decode.clock import RAW_FPS, Clock, TimeSource, continue_clock, jump_limit_s, seconds_of
 from pipeline.decode.index import FrameIndex, NotIndexedError, check_head, index_packets, scan
-from pipeline.decode.open import Video, check_size, open_video, reason_of
+from pipeline.decode.open import SharedFile, Video, check_size, open_video, reason_of
 from pipeline.decode.ranges import Bounds, Sampler, Selected, bounds_of, select
 from pipeline.decode.seek import DistrustError, Reader
 from pipeline.decode.yuv420 import Upright
@@ -58,11 +58,13 @@ class Effort:
         decoded: frames that came out of the codec.
         jumps: how often decoding began at a keyframe.
         indexed: packet indices that were read.
+        bytes_read: that the demuxer and the index asked the file for, those of shared blocks each time.
     """
 
     decoded: int = 0
     jumps: int = 0
     indexed: int = 0
+    bytes_read: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,13 +127,15 @@ def decode_video(
         that are worked on become others.
     """
     source = _Source(requests[0].clip, config, storage_options, effort) if requests else None
-    for lane in passes([request.clip for request in requests]):
-        assert source is not None
-        parts = [
-            _Part(position, requests[position], ClipRows(requests[position], config, source.upright))
-            for position in lane
-        ]
-        yield from _read(source, parts)
+    if source is None:
+        return
+    with closing(source):
+        for lane in passes([request.clip for request in requests]):
+            parts = [
+                _Part(position, requests[position], ClipRows(requests[position], config, source.upright))
+                for position in lane
+            ]
+            yield from _read(source, parts)
 
 
 def passes(clips: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -180,7 +184,7 @@ class _Part:
 
 
 class _Source:
-    """One video, which may be opened several times; its index is read once."""
+    """One video, which may be opened several times; its file is opened once, and its index is read once."""
 
     def __init__(
         self, clip: Mapping[str, Any], config: DecodeConfig, options: Any, effort: "Effort | None" = None
@@ -190,9 +194,23 @@ class _Source:
         self.upright = Upright()
         self._indexed: tuple[FrameIndex, np.ndarray, np.ndarray] | None = None
         self._asked = False
+        self._file: SharedFile | None = None
+
+    def file(self) -> SharedFile:
+        """The file, which is opened once."""
+        if self._file is None:
+            self._file = SharedFile(self._clip, self._options)
+        return self._file
+
+    def close(self) -> None:
+        """Close the file, and count what was read of it."""
+        if self._file is not None:
+            self.effort.bytes_read += self._file.bytes_read
+            self._file.close()
+            self._file = None
 
     def open(self, stack: ExitStack) -> Video:
-        return open_video(self._clip, self.config, self._options, stack)
+        return open_video(self._clip, self.config, self.file(), stack)
 
     def distrust(self) -> None:
         """From now on there is no index."""
