@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import av
@@ -32,7 +33,8 @@ import numpy as np
 from pipeline.config.models import DecodeConfig
 from pipeline.decode.chunking import ClipRows, Request, Row
 from pipeline.decode.clock import RAW_FPS, Clock, TimeSource, continue_clock, jump_limit_s, seconds_of
-from pipeline.decode.index import FrameIndex, NotIndexedError, check_head, index_packets, scan
+from pipeline.decode.index import FrameIndex, NotIndexedError, Packets, check_head, index_packets, scan
+from pipeline.decode.mp4_index import read_tables
 from pipeline.decode.open import SharedFile, Video, check_size, open_video, reason_of
 from pipeline.decode.ranges import Bounds, Sampler, Selected, bounds_of, select
 from pipeline.decode.seek import DistrustError, Reader
@@ -195,6 +197,8 @@ class _Source:
         self._indexed: tuple[FrameIndex, np.ndarray, np.ndarray] | None = None
         self._asked = False
         self._file: SharedFile | None = None
+        self._has_tables = True  # as far as is known
+        self._of_tables = False  # the index is
 
     def file(self) -> SharedFile:
         """The file, which is opened once."""
@@ -210,11 +214,14 @@ class _Source:
             self._file = None
 
     def open(self, stack: ExitStack) -> Video:
-        return open_video(self._clip, self.config, self.file(), stack)
+        video = open_video(self._clip, self.config, self.file(), stack)
+        self._has_tables &= "mp4" in video.container.format.name
+        return video
 
     def distrust(self) -> None:
-        """From now on there is no index."""
-        self._asked, self._indexed = True, None
+        """The index is wrong: one from tables gives way to one from the packets, and that to none."""
+        self._asked, self._indexed = not self._of_tables, None
+        self._has_tables = self._of_tables = False
 
     def indexed(self) -> "tuple[FrameIndex, np.ndarray, np.ndarray] | None":
         """The index, the time of each frame in seconds, and the jumps of the clock up to it; None: there is none."""
@@ -227,15 +234,32 @@ class _Source:
         return self._indexed
 
     def _read_index(self) -> "tuple[FrameIndex, np.ndarray, np.ndarray]":
+        if self._has_tables:
+            try:
+                indexed = self._checked(self._packets(from_tables=True))
+                self._of_tables = True
+                return indexed
+            except NotIndexedError:
+                self._has_tables = False  # the packets may tell what the tables do not
+        return self._checked(self._packets(from_tables=False))
+
+    def _packets(self, from_tables: bool) -> Packets:
         with ExitStack() as stack:
             video = self.open(stack)
-            index = index_packets(scan(video.container, video.stream))
+            if from_tables:
+                return read_tables(self.file(), video)
+            packets = scan(video.container, video.stream)
             if video.is_cut_off():
                 raise NotIndexedError("the file is cut off")
+            return packets
+
+    def _checked(self, packets: Packets) -> "tuple[FrameIndex, np.ndarray, np.ndarray]":
+        index, numbers = index_packets(packets), count()
         with ExitStack() as stack:
             video = self.open(stack)
             head = _Decoded()
-            index = check_head(index, _frames(video, self.config, head))
+            feed = lambda packet: packets.check(next(numbers), packet)  # noqa: E731
+            index = check_head(index, _frames(video, self.config, head, feed))
             self.effort.decoded += head.count
             self.effort.indexed += 1
             clock, time_base = clock_of(video), video.stream.time_base  # gone once it is closed
@@ -299,7 +323,7 @@ def _read_opened(source: _Source, parts: list[_Part], decoded: _Decoded) -> Iter
     with ExitStack() as stack:
         video = source.open(stack)
         _describe(video, parts)
-        if source.pays(video, parts) and (indexed := source.indexed()) is not None:
+        while parts and source.pays(video, parts) and (indexed := source.indexed()) is not None:
             try:
                 yield from _read_indexed(source, *indexed, parts)
                 return

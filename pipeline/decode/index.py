@@ -53,6 +53,19 @@ class Packets:
     key_P: NDArray[np.bool_]
     live_P: NDArray[np.bool_]
 
+    def check(self, number: int, packet: Any) -> None:
+        """Compare one of them with what is read from the file.
+
+        Raises:
+            NotIndexedError: it is another one.
+        """
+        dts = packet.pts if packet.dts is None else packet.dts
+        known = number < len(self.pts_P) and (
+            *(self.pts_P[number], self.dts_P[number], self.size_P[number], self.key_P[number]),
+        )
+        if known != (packet.pts, dts, packet.size, packet.is_keyframe):
+            raise NotIndexedError(f"packet {number} is not that of the tables")
+
 
 @dataclass(frozen=True)
 class FrameIndex:
