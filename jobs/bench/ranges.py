@@ -1,4 +1,4 @@
-"""Time ranges in long videos: seconds and decoded frames, of this build and of another one in turn."""
+"""Time ranges in long videos: seconds, decoded frames and bytes read, of this build and of another one in turn."""
 
 import json
 import os
@@ -137,13 +137,14 @@ def plain_loop_cpu_s(video: Path) -> float:
 
 
 def measure_ranges(folder: Path, here: Path, against: Path | None, minutes: float, whole: bool) -> dict[str, Any]:
-    """20 ranges of 2 s over a 640x360 video; its first and last minute; every 30th frame; everything."""
+    """20 ranges of 2 s over a 640x360 video; a late one; its first and last minute; every 30th frame; everything."""
     video = make_video(folder / "long.mp4", 640, 360, minutes)
     builds = {"this": here, **({"other": against} if against else {})}
     last = minutes * 60 - 62
     spread = [(i * last / 20 + 1, i * last / 20 + 3) for i in range(20)]
     cases: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
         "20 ranges": (clips_of(video, list(spread)), {"every": 12}),
+        "one late range": (clips_of(video, [(last, last + 2)]), {}),
         "first minute": (clips_of(video, [(3.0 * i, 3.0 * i + 2) for i in range(20)]), {"every": 12}),
         "last minute": (clips_of(video, [(last + 3.0 * i, last + 3.0 * i + 2) for i in range(20)]), {"every": 12}),
         "every 30th": (clips_of(video, [(None, None)]), {"every": 30}),
@@ -152,6 +153,9 @@ def measure_ranges(folder: Path, here: Path, against: Path | None, minutes: floa
     result: dict[str, Any] = {"video_mb": round(video.stat().st_size / 1e6, 1), "plain_cpu_s": plain_loop_cpu_s(video)}
     for case, (clips, decode) in cases.items():
         result[case] = {name: decode_in(checkout, clips, decode) for name, checkout in builds.items()}
+        for spent in result[case].values():
+            if "bytes_read" in spent:
+                spent["read_share"] = round(spent["bytes_read"] / video.stat().st_size, 4)
     if whole:
         result["annotate 20 ranges, s"] = {
             name: annotate_in(checkout, video, spread, 12, folder) for name, checkout in builds.items()

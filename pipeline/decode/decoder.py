@@ -22,8 +22,9 @@ length; MPEG and raw streams state none, so these just end.
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import av
@@ -32,8 +33,9 @@ import numpy as np
 from pipeline.config.models import DecodeConfig
 from pipeline.decode.chunking import ClipRows, Request, Row
 from pipeline.decode.clock import RAW_FPS, Clock, TimeSource, continue_clock, jump_limit_s, seconds_of
-from pipeline.decode.index import FrameIndex, NotIndexedError, check_head, index_packets, scan
-from pipeline.decode.open import Video, check_size, open_video, reason_of
+from pipeline.decode.index import FrameIndex, NotIndexedError, Packets, check_head, index_packets, scan
+from pipeline.decode.mp4_index import read_tables
+from pipeline.decode.open import SharedFile, Video, check_size, open_video, reason_of
 from pipeline.decode.ranges import Bounds, Sampler, Selected, bounds_of, select
 from pipeline.decode.seek import DistrustError, Reader
 from pipeline.decode.yuv420 import Upright
@@ -58,11 +60,13 @@ class Effort:
         decoded: frames that came out of the codec.
         jumps: how often decoding began at a keyframe.
         indexed: packet indices that were read.
+        bytes_read: that the demuxer and the index asked the file for, those of shared blocks each time.
     """
 
     decoded: int = 0
     jumps: int = 0
     indexed: int = 0
+    bytes_read: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,13 +129,15 @@ def decode_video(
         that are worked on become others.
     """
     source = _Source(requests[0].clip, config, storage_options, effort) if requests else None
-    for lane in passes([request.clip for request in requests]):
-        assert source is not None
-        parts = [
-            _Part(position, requests[position], ClipRows(requests[position], config, source.upright))
-            for position in lane
-        ]
-        yield from _read(source, parts)
+    if source is None:
+        return
+    with closing(source):
+        for lane in passes([request.clip for request in requests]):
+            parts = [
+                _Part(position, requests[position], ClipRows(requests[position], config, source.upright))
+                for position in lane
+            ]
+            yield from _read(source, parts)
 
 
 def passes(clips: Sequence[Mapping[str, Any]]) -> list[list[int]]:
@@ -180,7 +186,7 @@ class _Part:
 
 
 class _Source:
-    """One video, which may be opened several times; its index is read once."""
+    """One video, which may be opened several times; its file is opened once, and its index is read once."""
 
     def __init__(
         self, clip: Mapping[str, Any], config: DecodeConfig, options: Any, effort: "Effort | None" = None
@@ -190,13 +196,32 @@ class _Source:
         self.upright = Upright()
         self._indexed: tuple[FrameIndex, np.ndarray, np.ndarray] | None = None
         self._asked = False
+        self._file: SharedFile | None = None
+        self._has_tables = True  # as far as is known
+        self._of_tables = False  # the index is
+
+    def file(self) -> SharedFile:
+        """The file, which is opened once."""
+        if self._file is None:
+            self._file = SharedFile(self._clip, self._options)
+        return self._file
+
+    def close(self) -> None:
+        """Close the file, and count what was read of it."""
+        if self._file is not None:
+            self.effort.bytes_read += self._file.bytes_read
+            self._file.close()
+            self._file = None
 
     def open(self, stack: ExitStack) -> Video:
-        return open_video(self._clip, self.config, self._options, stack)
+        video = open_video(self._clip, self.config, self.file(), stack)
+        self._has_tables &= "mp4" in video.container.format.name
+        return video
 
     def distrust(self) -> None:
-        """From now on there is no index."""
-        self._asked, self._indexed = True, None
+        """The index is wrong: one from tables gives way to one from the packets, and that to none."""
+        self._asked, self._indexed = not self._of_tables, None
+        self._has_tables = self._of_tables = False
 
     def indexed(self) -> "tuple[FrameIndex, np.ndarray, np.ndarray] | None":
         """The index, the time of each frame in seconds, and the jumps of the clock up to it; None: there is none."""
@@ -209,15 +234,32 @@ class _Source:
         return self._indexed
 
     def _read_index(self) -> "tuple[FrameIndex, np.ndarray, np.ndarray]":
+        if self._has_tables:
+            try:
+                indexed = self._checked(self._packets(from_tables=True))
+                self._of_tables = True
+                return indexed
+            except NotIndexedError:
+                self._has_tables = False  # the packets may tell what the tables do not
+        return self._checked(self._packets(from_tables=False))
+
+    def _packets(self, from_tables: bool) -> Packets:
         with ExitStack() as stack:
             video = self.open(stack)
-            index = index_packets(scan(video.container, video.stream))
+            if from_tables:
+                return read_tables(self.file(), video)
+            packets = scan(video.container, video.stream)
             if video.is_cut_off():
                 raise NotIndexedError("the file is cut off")
+            return packets
+
+    def _checked(self, packets: Packets) -> "tuple[FrameIndex, np.ndarray, np.ndarray]":
+        index, numbers = index_packets(packets), count()
         with ExitStack() as stack:
             video = self.open(stack)
             head = _Decoded()
-            index = check_head(index, _frames(video, self.config, head))
+            feed = lambda packet: packets.check(next(numbers), packet)  # noqa: E731
+            index = check_head(index, _frames(video, self.config, head, feed))
             self.effort.decoded += head.count
             self.effort.indexed += 1
             clock, time_base = clock_of(video), video.stream.time_base  # gone once it is closed
@@ -281,7 +323,7 @@ def _read_opened(source: _Source, parts: list[_Part], decoded: _Decoded) -> Iter
     with ExitStack() as stack:
         video = source.open(stack)
         _describe(video, parts)
-        if source.pays(video, parts) and (indexed := source.indexed()) is not None:
+        while parts and source.pays(video, parts) and (indexed := source.indexed()) is not None:
             try:
                 yield from _read_indexed(source, *indexed, parts)
                 return

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decode.clock import has_presentation_times
-from pipeline.decode.references import spare_test
 
 HEAD_FRAMES = 32
 #: a shorter MPEG-4 key packet holds no picture: B-frames are packed with the picture before
@@ -46,7 +45,6 @@ class Packets:
         size_P: bytes.
         key_P: a keyframe by the container or the bitstream.
         live_P: it gives a frame that is shown.
-        spare_P: no other picture is decoded from its picture.
     """
 
     pts_P: NDArray[np.int64]
@@ -54,7 +52,19 @@ class Packets:
     size_P: NDArray[np.int64]
     key_P: NDArray[np.bool_]
     live_P: NDArray[np.bool_]
-    spare_P: NDArray[np.bool_]
+
+    def check(self, number: int, packet: Any) -> None:
+        """Compare one of them with what is read from the file.
+
+        Raises:
+            NotIndexedError: it is another one.
+        """
+        dts = packet.pts if packet.dts is None else packet.dts
+        known = number < len(self.pts_P) and (
+            *(self.pts_P[number], self.dts_P[number], self.size_P[number], self.key_P[number]),
+        )
+        if known != (packet.pts, dts, packet.size, packet.is_keyframe):
+            raise NotIndexedError(f"packet {number} is not that of the tables")
 
 
 @dataclass(frozen=True)
@@ -63,14 +73,12 @@ class FrameIndex:
 
     Attributes:
         pts_F: ticks of each frame, rising.
-        spare_F: whether no other frame is decoded from it.
         frame_K: number of each keyframe, rising.
         seek_K: ticks to seek to for its packet.
         size_K: bytes of its packet.
     """
 
     pts_F: NDArray[np.int64]
-    spare_F: NDArray[np.bool_]
     frame_K: NDArray[np.int64]
     seek_K: NDArray[np.int64]
     size_K: NDArray[np.int64]
@@ -105,8 +113,7 @@ def scan(container: Any, stream: Any) -> Packets:
     if stream.codec_context.has_b_frames and not has_presentation_times(container.format.name):
         raise NotIndexedError("the container has no presentation times")
     codec = stream.codec_context.codec.canonical_name
-    is_spare = spare_test(codec, stream.codec_context.extradata)
-    pts, dts, size, key, live, spare = [], [], [], [], [], []
+    pts, dts, size, key, live = [], [], [], [], []
     ended = False
     for packet in container.demux(stream):
         if not packet.size:
@@ -120,7 +127,7 @@ def scan(container: Any, stream: Any) -> Packets:
             raise NotIndexedError("a packet is marked as damaged")
         if packet.has_sidedata("encryption_info"):
             raise NotIndexedError("the video is encrypted")
-        if codec in _STILL_SECTIONS and packet.is_keyframe and packet.size < _LEAST_MPEG4_KEY:
+        if packet.is_keyframe and is_packed_b_frames(codec, packet.size):
             raise NotIndexedError("packed B-frames")
         pts.append(packet.pts)
         dts.append(packet.pts if packet.dts is None else packet.dts)
@@ -128,7 +135,6 @@ def scan(container: Any, stream: Any) -> Packets:
         key.append(packet.is_keyframe)
         shown = codec != "vp8" or bool(memoryview(packet)[0] & _VP8_SHOWN)
         live.append(shown and not packet.is_discard)
-        spare.append(is_spare(memoryview(packet)))
     if stream.frames and "mp4" in container.format.name and len(pts) < stream.frames:
         raise NotIndexedError(f"{len(pts)} packets, but its tables name {stream.frames}")
     return Packets(
@@ -137,8 +143,12 @@ def scan(container: Any, stream: Any) -> Packets:
         size_P=np.array(size, np.int64),
         key_P=np.array(key, np.bool_),
         live_P=np.array(live, np.bool_),
-        spare_P=np.array(spare, np.bool_),
     )
+
+
+def is_packed_b_frames(codec: str, size_K: NDArray[np.int64] | int) -> bool:
+    """Whether a key packet of these sizes stands for no picture, as B-frames are packed with the picture before."""
+    return codec in _STILL_SECTIONS and bool(np.any(np.less(size_K, _LEAST_MPEG4_KEY)))
 
 
 def index_packets(packets: Packets) -> FrameIndex:
@@ -167,7 +177,6 @@ def index_packets(packets: Packets) -> FrameIndex:
         raise NotIndexedError("keyframes are not in order of their times")
     return FrameIndex(
         pts_F=pts_F,
-        spare_F=packets.spare_P[live_L][order_F],
         frame_K=frame_K,
         seek_K=np.minimum(packets.pts_P, packets.dts_P)[key_K],
         size_K=packets.size_P[key_K],
@@ -215,7 +224,6 @@ def _without_leading(index: FrameIndex, first_pts: int) -> FrameIndex:
     return replace(
         index,
         pts_F=index.pts_F[leading:],
-        spare_F=index.spare_F[leading:],
         frame_K=index.frame_K[kept] - leading,
         seek_K=index.seek_K[kept],
         size_K=index.size_K[kept],

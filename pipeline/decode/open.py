@@ -53,33 +53,85 @@ class Video:
         return indexed > self.length or (self.stated_length or 0) > self.length + fs.HEAD_BYTES
 
 
-class _Nameless:
-    """A file as PyAV reads it, without its name."""
+class SharedFile:
+    """The file of a clip, for several readers: they share the blocks of a remote file that are in memory.
 
-    def __init__(self, file: Any) -> None:
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+    Attributes:
+        bytes_read: that readers were given.
+    """
+
+    def __init__(self, clip: Mapping[str, Any], options: Any) -> None:
+        """Open it.
+
+        Raises:
+            ClipError: as `fs.open_clip`.
+        """
+        of_tar = fs.suffix(clip["uri"]) == ".tar" and clip.get("offset") is None
+        if of_tar and tar_index.can_be_read_now(clip, options):
+            raise ClipError(f"{name_of(clip)} could not be read when the corpus was listed; now it can", NO_ACCESS)
+        self.file = fs.open_clip(clip, options)
+        self.bytes_read = 0
+
+    def view(self, named: bool = False) -> "View":
+        """A reader at the file's start; `named`: it tells the file's name, if there is one."""
+        return View(self, named)
+
+    def close(self) -> None:
+        """Close the file; its readers must not read on."""
+        self.file.close()
 
 
-def open_video(clip: Mapping[str, Any], config: DecodeConfig, options: Any, stack: ExitStack) -> Video:
+class View:
+    """A reader of a shared file, with a position of its own."""
+
+    def __init__(self, shared: SharedFile, named: bool) -> None:
+        self._shared, self._position = shared, 0
+        if named and hasattr(shared.file, "name"):
+            self.name = shared.file.name
+
+    def read(self, size: int = -1) -> bytes:  # noqa: D102
+        self._shared.file.seek(self._position)
+        data = self._shared.file.read(size)
+        self._position += len(data)
+        self._shared.bytes_read += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:  # noqa: D102
+        if whence == io.SEEK_CUR:
+            offset, whence = self._position + offset, io.SEEK_SET
+        self._position = self._shared.file.seek(offset, whence)
+        return self._position
+
+    def tell(self) -> int:  # noqa: D102
+        return self._position
+
+
+def name_of(clip: Mapping[str, Any]) -> str:
+    """The file's URI, or the name of the member of a tar."""
+    return clip["uri"] if clip.get("member") is None else clip["member"]
+
+
+def open_video(clip: Mapping[str, Any], config: DecodeConfig, shared: SharedFile, stack: ExitStack) -> Video:
     """Open a clip's first video stream for decoding on one thread; `stack` closes it.
 
+    Args:
+        clip: row of `schema.CLIP`.
+        config: limits.
+        shared: the clip's file; it stays open.
+        stack: closes the video.
+
     Raises:
-        ClipError: `missing_file`, `empty_file`, `unreadable`, `no_access`, `not_a_video`, `truncated`,
-            `no_video_stream`, `unsupported_codec` or `too_large`.
+        ClipError: `not_a_video`, `truncated`, `no_video_stream`, `unsupported_codec` or `too_large`.
     """
-    name = clip["uri"] if clip.get("member") is None else clip["member"]
-    of_tar = fs.suffix(clip["uri"]) == ".tar" and clip.get("offset") is None
-    if of_tar and tar_index.can_be_read_now(clip, options):
-        raise ClipError(f"{name} could not be read when the corpus was listed; now it can", NO_ACCESS)
-    file = stack.enter_context(fs.open_clip(clip, options))
+    name = name_of(clip)
+    # of a picture's name FFmpeg makes a pattern of names, and opens those; without it, it reads what it is given
+    file = shared.view(named=not (mimetypes.guess_type(name)[0] or "").startswith("image/"))
     head = file.read(fs.HEAD_BYTES)
     length = file.seek(0, io.SEEK_END)
     file.seek(0)
-    # of a picture's name FFmpeg makes a pattern of names, and opens those; without it, it reads what it is given
-    source = _Nameless(file) if (mimetypes.guess_type(name)[0] or "").startswith("image/") else file
     try:
         # tags in an unknown encoding must not fail a clip
-        container = stack.enter_context(av.open(source, "r", metadata_errors="replace", container_options=_CLOSED))
+        container = stack.enter_context(av.open(file, "r", metadata_errors="replace", container_options=_CLOSED))
     except av.FFmpegError as error:
         reason = reason_of(error)
         if "not on whitelist" in reason:

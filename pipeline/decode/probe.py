@@ -3,7 +3,7 @@
 import random
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline import schema
 from pipeline.config.models import Config, DecodeConfig
 from pipeline.decode.clock import RAW_FPS
-from pipeline.decode.open import open_video
+from pipeline.decode.open import SharedFile, open_video
 from pipeline.errors import ClipError
 
 PROBED_CLIPS = 64
@@ -59,7 +59,7 @@ def probe_clip(
         ClipError: it cannot be opened, or its header states no length.
     """
     with ExitStack() as stack:
-        video = open_video(clip, config, storage_options, stack)
+        video = open_video(clip, config, stack.enter_context(closing(SharedFile(clip, storage_options))), stack)
         stream, codec = video.stream, video.stream.codec_context
         rate = float(stream.average_rate or RAW_FPS)
         begin, length = 0.0, stream.frames / rate

@@ -19,6 +19,7 @@ import numpy as np
 from pipeline.config.models import DecodeConfig
 from pipeline.decode.index import FrameIndex
 from pipeline.decode.open import Video, check_size
+from pipeline.decode.references import spare_test
 from pipeline.errors import ClipError
 
 #: containers whose packets are torn where one seeks to: their packets are read from the start on, not decoded
@@ -56,7 +57,6 @@ class Reader:
         """
         self._open, self._index, self._config = open_again, index, config
         self._number = {pts: number for number, pts in enumerate(index.pts_F.tolist())}
-        self._spare = index.spare_F.tolist()
         self._video: Video | None = None
         self._packets: Iterator[Any] = iter(())
         self._passed = -1  # last keyframe whose packet was read since the last seek
@@ -134,7 +134,7 @@ class Reader:
         assert self._video is not None
         while True:
             number = self._number.get(packet.pts)
-            if number is None or number in left or not self._spare[number]:
+            if number is None or number in left or not self._is_spare(memoryview(packet)):
                 if number is not None:
                     fed.add(number)
                     left.discard(number)
@@ -178,6 +178,8 @@ class Reader:
 
     def _begin(self, stack: ExitStack) -> None:
         self._video = self._open(stack)
+        codec = self._video.stream.codec_context
+        self._is_spare = spare_test(codec.codec.canonical_name, codec.extradata)
         self._packets, self._passed = self._video.container.demux(self._video.stream), -1
 
     def _find(self, key: int) -> Any:
