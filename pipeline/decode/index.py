@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decode.clock import has_presentation_times
+from pipeline.decode.open import is_encrypted
 from pipeline.decode.references import spare_test
 
 HEAD_FRAMES = 32
@@ -118,7 +119,7 @@ def scan(container: Any, stream: Any) -> Packets:
             raise NotIndexedError("a packet without a time")
         if packet.is_corrupt:
             raise NotIndexedError("a packet is marked as damaged")
-        if packet.has_sidedata("encryption_info"):
+        if is_encrypted(packet):
             raise NotIndexedError("the video is encrypted")
         if codec in _STILL_SECTIONS and packet.is_keyframe and packet.size < _LEAST_MPEG4_KEY:
             raise NotIndexedError("packed B-frames")
