@@ -35,7 +35,7 @@ from pipeline.decode.chunking import ClipRows, Request, Row
 from pipeline.decode.clock import RAW_FPS, Clock, TimeSource, continue_clock, jump_limit_s, seconds_of
 from pipeline.decode.index import FrameIndex, NotIndexedError, Packets, check_head, index_packets, scan
 from pipeline.decode.mp4_index import read_tables
-from pipeline.decode.open import SharedFile, Video, check_size, open_video, reason_of
+from pipeline.decode.open import SharedFile, Video, check_size, is_encrypted, open_video, reason_of
 from pipeline.decode.ranges import Bounds, Sampler, Selected, bounds_of, select
 from pipeline.decode.seek import DistrustError, Reader
 from pipeline.decode.yuv420 import Upright
@@ -513,15 +513,16 @@ def _read_from_start(
     clock = clock_of(video)
     times = TimeSource(video.container.format.name, video.stream.codec_context.has_b_frames)
     frames = times.in_order(_frames(video, config, decoded, times.feed))
+    time_base, longest_s = video.stream.time_base, 3600 * config.max_hours  # PyAV makes a new number at each reading
     zero = begin = None
     told: list[_Streamed] | None = None
     seconds = -math.inf
     for ticks, (known, index, frame) in clock.follow(_with_ticks(times, frames)):
         if zero is None:
             zero = times.zero(ticks) if config.clock == "start" else 0
-        seconds = seconds_of(ticks - zero, video.stream.time_base)
+        seconds = seconds_of(ticks - zero, time_base)
         begin = seconds if begin is None else begin
-        if seconds - begin > 3600 * config.max_hours:
+        if seconds - begin > longest_s:
             raise ClipError(f"longer than {config.max_hours:g} hours, which decode.max_hours allows", "too_long")
         if waiting and (mixed or waiting[0].part.bounds.begins(index, seconds)):
             active = active + [part for part in waiting if part.part.bounds.begins(index, seconds)]
@@ -562,7 +563,7 @@ def _frames(
     incomplete = False
     try:
         for packet in video.container.demux(video.stream):
-            if packet.has_sidedata("encryption_info"):  # decoding it would give noise, or fail for another reason
+            if is_encrypted(packet):  # decoding it would give noise, or fail for another reason
                 raise ClipError(f"the video is encrypted (DRM) from frame {decoded.count} on", "encrypted")
             if packet.size:  # else it is the flush at the end
                 incomplete = packet.is_corrupt

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.decode.clock import has_presentation_times
+from pipeline.decode.open import is_encrypted
 
 HEAD_FRAMES = 32
 #: a shorter MPEG-4 key packet holds no picture: B-frames are packed with the picture before
@@ -125,7 +126,7 @@ def scan(container: Any, stream: Any) -> Packets:
             raise NotIndexedError("a packet without a time")
         if packet.is_corrupt:
             raise NotIndexedError("a packet is marked as damaged")
-        if packet.has_sidedata("encryption_info"):
+        if is_encrypted(packet):
             raise NotIndexedError("the video is encrypted")
         if packet.is_keyframe and is_packed_b_frames(codec, packet.size):
             raise NotIndexedError("packed B-frames")

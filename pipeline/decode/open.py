@@ -175,6 +175,12 @@ def check_size(width: int, height: int, config: DecodeConfig) -> None:
         raise ClipError(f"frames of {width}x{height} pixels; decode.max_pixels allows {config.max_pixels}", "too_large")
 
 
+def is_encrypted(packet: Any) -> bool:
+    """Whether a packet says how it is to be decrypted."""
+    # most packets have no side data: finding that out costs a tenth of asking for one kind
+    return next(packet.iter_sidedata(), None) is not None and packet.has_sidedata("encryption_info")
+
+
 def reason_of(error: av.FFmpegError) -> str:
     """What FFmpeg says of an error, in words."""
     log = getattr(error, "log", None)

@@ -6,6 +6,7 @@ a chunk says of its colors is what was done. Pixels are not resampled: an aspect
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import av
@@ -48,7 +49,7 @@ class Layout:
     matrix: str
     full_range: bool
 
-    @property
+    @cached_property
     def frame_bytes(self) -> int:
         """Bytes of one frame: Y, then U and V of half the columns and rows, rounded up."""
         return self.width * self.height + 2 * ((self.width + 1) // 2) * ((self.height + 1) // 2)
@@ -60,6 +61,8 @@ class Upright:
     def __init__(self) -> None:
         self._convert = VideoReformatter()
         self._turns: dict[int, tuple[int, int, int, int]] = {}
+        self._kind: tuple[Any, ...] | None = None
+        self._layout: Layout | None = None
 
     def turn(self, frame: av.VideoFrame) -> tuple[int, int, int, int]:
         """The nearest of the eight turns, a key of DEGREES, to a frame's display matrix.
@@ -73,11 +76,15 @@ class Upright:
         return self._turns[rotation]
 
     def layout(self, frame: av.VideoFrame) -> Layout:
-        """Layout that a frame has after `copy`."""
+        """Layout that a frame has after `copy`; frames of one kind that follow each other share one object."""
+        kind = frame.width, frame.height, frame.format.name, frame.rotation, frame.colorspace, frame.color_range
+        if self._layout is not None and kind == self._kind:
+            return self._layout
         matrix, _, full_range = _color(frame)
         turned = not self.turn(frame)[0]
         width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
-        return Layout(width, height, matrix, full_range)
+        self._kind, self._layout = kind, Layout(width, height, matrix, full_range)
+        return self._layout
 
     def copy(self, frame: av.VideoFrame, out: NDArray[np.uint8]) -> None:
         """Write a frame's planes end to end into `out`, (Layout.frame_bytes,) uint8, turned as they are displayed.
@@ -93,8 +100,14 @@ class Upright:
         begin = 0
         for plane in frame.planes:
             data: Any = plane
-            rows = np.frombuffer(data, np.uint8).reshape(plane.height, abs(plane.line_size))[:, : plane.width]
-            if plane.line_size < 0:  # stored from the bottom up
+            width, height, line = plane.width, plane.height, plane.line_size
+            if line == width and a == d == 1:  # nothing between the rows
+                size = width * height
+                out[begin : begin + size] = np.frombuffer(data, np.uint8, size)
+                begin += size
+                continue
+            rows = np.frombuffer(data, np.uint8).reshape(height, abs(line))[:, :width]
+            if line < 0:  # stored from the bottom up
                 rows = rows[::-1]
             turned = rows[::d, ::a] if a else rows.T[::b, ::c]
             out[begin : begin + turned.size].reshape(turned.shape)[...] = turned
