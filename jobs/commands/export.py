@@ -50,6 +50,12 @@ def export(
     ] = 0.8,
     faces_only: Annotated[bool, typer.Option("--faces-only", help="Fex: no rows for frames without a face.")] = False,
     every: Annotated[int, typer.Option(min=1, help="webdataset: crops of every k-th frame alone.")] = 1,
+    subject: Annotated[
+        bool,
+        typer.Option(
+            "--subject", help="Only the faces of tracks that are their clip's subject; see CelebV in formats.md."
+        ),
+    ] = False,
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
@@ -67,6 +73,8 @@ def export(
     with exit_on_error():
         options = load_config(config, assignments or []).storage.options
         if form == "views":
+            if subject:
+                raise ConfigError("--subject is for exports of faces; the view 'tracks' has a column subject")
             write_views(out, options)
             console.print(f"views are in {out.rstrip('/')}/views.sql")
             return
@@ -74,7 +82,9 @@ def export(
             raise ConfigError(f"--format {form} needs --to, the file or folder to write")
         files: dict[str, int] = {}
         clips_done = 0
-        for place, rows in _writer(out, to, form, clips or [], identities, threshold, faces_only, every, options):
+        for place, rows in _writer(
+            out, to, form, clips or [], identities, threshold, faces_only, every, subject, options
+        ):
             files[place] = rows
             clips_done += 1
     console.print(f"{clips_done} clips, {sum(files.values())} rows in {len(files)} files at {to}")
@@ -100,15 +110,16 @@ def _writer(
     threshold: float,
     faces_only: bool,
     every: int,
+    subject: bool,
     options: Mapping[str, Any],
 ) -> Iterator[tuple[str, int]]:
     """(file, rows so far) after each clip, of any format."""
     if form == "coco":
-        return export_coco(out, to, clips, options)
+        return export_coco(out, to, clips, options, subject)
     if form == "webdataset":
-        return export_webdataset(out, to, clips, every, options=options)
+        return export_webdataset(out, to, clips, every, options=options, subject=subject)
     if form == "hf":
-        return export_hf(out, to, clips, options)
+        return export_hf(out, to, clips, options, subject)
     if form == "views":
         raise AssertionError("views are no list of clips")
     return export_fex(
@@ -120,4 +131,5 @@ def _writer(
         threshold=threshold,
         faces_only=faces_only,
         storage_options=options,
+        subject=subject,
     )

@@ -19,12 +19,16 @@ _LANDMARK_NAMES = [
 ]
 
 
-def export_coco(out: str, to: str, clips: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Progress:
+def export_coco(
+    out: str, to: str, clips: Sequence[str] = (), options: Mapping[str, Any] | None = None, subject: bool = False
+) -> Progress:
     """Write boxes and landmarks as COCO JSON: an image per frame with faces, an annotation per face.
 
     `file_name` is `<clip key>/<frame, six digits>.jpg`: the frames are not written. `bbox` is x, y, width, height in
     pixels of the frame; `keypoints` are the 68 landmarks with visibility 2, or 0 where there are none.
     `attributes` of an annotation hold identity_id, clip_id, frame, face, time.
+
+    With `subject`, only faces of the clips' subjects.
 
     Yields:
         (file, annotations so far) after each clip.
@@ -33,7 +37,7 @@ def export_coco(out: str, to: str, clips: Sequence[str] = (), options: Mapping[s
         OutputError: `out` holds no tables, or the file cannot be written.
         ConfigError: no such clip.
     """
-    tables = ClipReader(open_output(out, options))
+    tables = ClipReader(open_output(out, options), subject)
     category = {"id": 1, "name": "face", "supercategory": "person", "keypoints": _LANDMARK_NAMES, "skeleton": []}
     images, count = 0, 0
     _make_parent(to)

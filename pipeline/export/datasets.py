@@ -18,8 +18,12 @@ from pipeline.tables.clip_reader import ClipReader, choose_clips
 Progress = Iterator[tuple[str, int]]
 
 
-def export_hf(out: str, to: str, clips: Sequence[str] = (), options: Mapping[str, Any] | None = None) -> Progress:
+def export_hf(
+    out: str, to: str, clips: Sequence[str] = (), options: Mapping[str, Any] | None = None, subject: bool = False
+) -> Progress:
     """Write a folder that `datasets.load_dataset` opens: a wide row per face as Parquet, and a data card.
+
+    With `subject`, only faces of the clips' subjects.
 
     Yields:
         (Parquet file, its rows so far) after each clip.
@@ -27,7 +31,7 @@ def export_hf(out: str, to: str, clips: Sequence[str] = (), options: Mapping[str
     Raises:
         OutputError, ConfigError: as `export_coco`.
     """
-    tables = ClipReader(open_output(out, options))
+    tables = ClipReader(open_output(out, options), subject)
     wide = wide_schema(tables.slots)
     folder = Path(to)
     (folder / "data").mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,7 @@ def export_fex(
     threshold: float = 0.8,
     faces_only: bool = False,
     storage_options: Mapping[str, Any] | None = None,
+    subject: bool = False,
 ) -> Iterator[tuple[str, int]]:
     """Write done clips in py-feat's layout.
 
@@ -50,6 +51,7 @@ def export_fex(
         threshold: cosine, for py-feat's clustering.
         faces_only: leave out the rows of frames without a face.
         storage_options: for fsspec.
+        subject: only faces of the clips' subjects.
 
     Yields:
         (file, rows written into it so far) after each clip.
@@ -58,7 +60,7 @@ def export_fex(
         OutputError: `out` holds no tables, a file cannot be written, or it is not known which frames were annotated.
         ConfigError: no such clip.
     """
-    reader = _Reader(open_output(out, storage_options), identities, threshold, faces_only)
+    reader = _Reader(open_output(out, storage_options), identities, threshold, faces_only, subject)
     rows = reader.wanted(clips)
     single = to.endswith(_SUFFIX[form])
     if not single and to.endswith(tuple(_SUFFIX.values())):
@@ -87,9 +89,11 @@ def export_fex(
 class _Reader:
     """The current tables of an output, clip by clip."""
 
-    def __init__(self, output: Output, identities: Identities, threshold: float, faces_only: bool) -> None:
+    def __init__(
+        self, output: Output, identities: Identities, threshold: float, faces_only: bool, subject: bool
+    ) -> None:
         self.output, self.identities, self.threshold, self.faces_only = output, identities, threshold, faces_only
-        self.tables = ClipReader(output)
+        self.tables = ClipReader(output, subject)
         self._decode: DecodeConfig | None = None
 
     def wanted(self, names: Sequence[str]) -> list[dict[str, Any]]:

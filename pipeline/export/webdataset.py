@@ -29,6 +29,7 @@ def export_webdataset(
     every: int = 1,
     per_shard: int = 10_000,
     options: Mapping[str, Any] | None = None,
+    subject: bool = False,
 ) -> Progress:
     """Write aligned crops with their labels as WebDataset tar shards.
 
@@ -42,6 +43,7 @@ def export_webdataset(
         every: only frames 0, k, 2k, ... of each video.
         per_shard: samples of a tar.
         options: for fsspec.
+        subject: only faces of the clips' subjects.
 
     Yields:
         (tar, samples in it so far) after each clip.
@@ -50,7 +52,7 @@ def export_webdataset(
         OutputError, ConfigError: as `export_coco`.
         ClipError: a video cannot be read.
     """
-    tables = ClipReader(open_output(out, options))
+    tables = ClipReader(open_output(out, options), subject)
     slots = [slot for slot in tables.slots if slot not in ("face", "embeddings")]
     Path(to).mkdir(parents=True, exist_ok=True)
     number, inside = 0, 0

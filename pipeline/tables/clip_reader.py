@@ -20,7 +20,7 @@ from pipeline.tables import parquet
 from pipeline.tables.shard_file import are_closed_early
 
 _BY_FRAME = [("frame", "ascending"), ("face", "ascending")]
-_OF_TRACKS = ["clip_id", "track_id", "identity_id", "frames", "members"]
+_OF_TRACKS = ["clip_id", "track_id", "identity_id", "subject", "frames", "members"]
 
 
 class ClipReader:
@@ -31,13 +31,17 @@ class ClipReader:
         current: table -> current version.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, subject: bool = False) -> None:
         """Read which versions are current.
+
+        Args:
+            output: where.
+            subject: give no faces but those of tracks that are their clip's subject.
 
         Raises:
             OutputError: there are no tables, or not those of faces and clips yet.
         """
-        self.output = output
+        self.output, self._subject = output, subject
         self.current = parquet.require_current(output)
         if "faces" not in self.current or "clips" not in self.current:
             raise OutputError(f"{output.root} has no table faces or clips yet; run `faceatlas annotate`")
@@ -79,7 +83,12 @@ class ClipReader:
         if self._tracks is None:
             version = self.current.get("tracks", "none")
             self._tracks = parquet.read_version(self.output, "tracks", version, _OF_TRACKS, shard=self._shard)
-        return join_faces(faces, track_members(_of_clip(self._tracks, clip["clip_id"])))
+        tracks = _of_clip(self._tracks, clip["clip_id"])
+        faces = join_faces(faces, track_members(tracks.drop_columns(["subject"])))
+        if self._subject:
+            subjects = tracks.filter(pc.equal(tracks["subject"], True))["track_id"]
+            faces = faces.filter(pc.is_in(faces["track_id"], value_set=subjects.combine_chunks()))
+        return faces
 
     def _rows(self, slot: str, clip_id: str) -> pa.Table:
         """The rows of a clip in a slot's table, in no order."""

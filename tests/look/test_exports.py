@@ -3,10 +3,13 @@
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import datasets
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import squares
 from PIL import Image
@@ -112,3 +115,30 @@ def test_the_wide_view_has_a_row_per_face_with_everything(out):
 def test_a_format_without_a_place_to_go_says_what_is_missing(out):
     done = export(out, "--format", "coco")
     assert done.exit_code == 2
+
+
+@pytest.mark.parametrize("form", ["coco", "hf", "webdataset", "fex-parquet"])
+def test_subject_leaves_the_faces_of_the_clips_subjects(tmp_path, form):
+    (tmp_path / "out").mkdir()
+    out = squares.write_output(tmp_path / "out")
+    (path,) = Path(out).glob("**/tracks/**/*.parquet")
+    tracks = pq.read_table(path)
+    subject = pa.array([name == "a" * 16 for name in tracks["identity_id"].to_pylist()])
+    pq.write_table(
+        tracks.set_column(tracks.column_names.index("subject"), tracks.schema.field("subject"), subject), path
+    )
+    counts = []
+    for number, options in enumerate(([], ["--subject"])):
+        to = tmp_path / (f"{number}.parquet" if form == "fex-parquet" else f"{number}.json")
+        done = export(out, "--format", form, "--to", to, *options, *(["--faces-only"] if form == "fex-parquet" else []))
+        assert done.exit_code == 0, done.output
+        counts.append(int(done.output.split(" rows in")[0].split()[-1]))
+    members = dict(zip(tracks["track_id"].to_pylist(), tracks["frames"].to_pylist(), strict=True))
+    of_subject = [
+        members[t] for t, is_it in zip(tracks["track_id"].to_pylist(), subject.to_pylist(), strict=True) if is_it
+    ]
+    assert counts[1] == sum(map(len, of_subject)) < counts[0] == 72
+
+
+def test_views_show_everybody(out):
+    assert export(out, "--format", "views", "--subject").exit_code == 2

@@ -47,6 +47,7 @@ def output(tmp_path):
         {"track_id": f"t{clip}", "clip_id": clip, "identity_id": name, "frames": [1, 2, 3, 4, 5], "members": [0] * 5}
         for clip, name in (("a", "x"), ("b", None))
     ]
+    tracks[0]["subject"] = True
     rows = [{**dict.fromkeys(schema.TRACKS.names), **common, **track} for track in tracks]
     write_shard(output, "tracks", "1", "s", pa.Table.from_pylist(rows, schema=schema.TRACKS))
     current = {schema.TABLE_OF_SLOT[slot]: "1" for slot in SLOTS}
@@ -65,6 +66,15 @@ def test_the_faces_of_a_clip_have_the_columns_of_the_slots_and_who_they_are(outp
     assert [row[0] for row in faces["embedding"].to_pylist()] == [float(frame) for frame in range(FRAMES)]
     assert faces["track_id"].to_pylist() == [None, *[f"t{clip}"] * 5]
     assert faces["identity_id"].to_pylist() == [None, *["x" if clip == "a" else None] * 5]
+
+
+def test_faces_of_subjects_alone_have_the_same_columns(output):
+    reader = ClipReader(output, subject=True)
+    subject = reader.faces({"clip_id": "a", "shard": "s"}, ["pose"])
+    everyone = ClipReader(output).faces({"clip_id": "a", "shard": "s"}, ["pose"])
+    assert subject.schema == everyone.schema
+    assert subject["frame"].to_pylist() == [1, 2, 3, 4, 5]  # frame 0 is in no track
+    assert reader.faces({"clip_id": "b", "shard": "s"}).num_rows == 0  # its corpus gives no box
 
 
 def test_a_slot_without_a_table_and_a_clip_without_faces_have_their_columns(output):
