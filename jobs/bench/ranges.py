@@ -1,5 +1,6 @@
 """Time ranges in long videos: seconds, decoded frames and bytes read, of this build and of another one in turn."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -136,6 +137,18 @@ def plain_loop_cpu_s(video: Path) -> float:
     return time.process_time() - begun
 
 
+def torchcodec_cpu_s(video: Path) -> float | None:
+    """CPU seconds of decoding everything with torchcodec, on one thread, to RGB; None: it is not installed."""
+    try:
+        decoders = importlib.import_module("torchcodec.decoders")
+    except (ImportError, RuntimeError, OSError):  # it is there, but not its FFmpeg
+        return None
+    begun = time.process_time()
+    for _ in decoders.VideoDecoder(str(video), num_ffmpeg_threads=1, seek_mode="approximate"):
+        pass
+    return time.process_time() - begun
+
+
 def measure_ranges(folder: Path, here: Path, against: Path | None, minutes: float, whole: bool) -> dict[str, Any]:
     """20 ranges of 2 s over a 640x360 video; a late one; its first and last minute; every 30th frame; everything."""
     video = make_video(folder / "long.mp4", 640, 360, minutes)
@@ -151,6 +164,7 @@ def measure_ranges(folder: Path, here: Path, against: Path | None, minutes: floa
         "everything": (clips_of(video, [(None, None)]), {}),
     }
     result: dict[str, Any] = {"video_mb": round(video.stat().st_size / 1e6, 1), "plain_cpu_s": plain_loop_cpu_s(video)}
+    result["torchcodec_cpu_s"] = torchcodec_cpu_s(video)
     for case, (clips, decode) in cases.items():
         result[case] = {name: decode_in(checkout, clips, decode) for name, checkout in builds.items()}
         for spent in result[case].values():
