@@ -20,6 +20,8 @@ from jobs.bench.result import JsonOption, setting
 from jobs.options import exit_on_error
 
 _FPS = 25
+#: what moves here passes for new scenes, in which x264 writes no B-frames
+_OPTIONS = {"preset": "medium", "crf": "23", "x264-params": "scenecut=0"}
 _GROUP_S = 30  # encoded once, repeated without encoding again
 #: decodes the clips of a JSON list one video after the other; runs in builds before and after decode_video came
 _DECODE = """
@@ -64,7 +66,7 @@ def make_video(path: Path, width: int, height: int, minutes: float, options: dic
     noise = rng.integers(0, 12, (8, height, width), dtype=np.int16)
     group = path.with_suffix(".group.mp4")
     with av.open(str(group), "w") as out:
-        stream = out.add_stream("libx264", rate=_FPS, options=options or {"preset": "medium", "crf": "23"})
+        stream = out.add_stream("libx264", rate=_FPS, options={**_OPTIONS, **(options or {})})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for i in range(_GROUP_S * _FPS):
             waves = 80 * (np.sin((x + 4 * i) / 37) + np.cos((y - 3 * i) / 23)) + 128
