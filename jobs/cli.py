@@ -12,8 +12,8 @@ from jobs.commands import demo as demo_job
 from jobs.commands import identities as identities_job
 from jobs.commands import models as models_job
 from jobs.commands import quarantine, versions
+from jobs.commands.erase import erase
 from jobs.commands.export import export
-from jobs.commands.forget import forget
 from jobs.commands.plan import plan
 from jobs.commands.render import render
 from jobs.commands.report import report
@@ -35,7 +35,8 @@ app.command()(report)
 app.command()(render)
 app.add_typer(models_job.app, name="models")
 app.command()(plan)
-app.command()(forget)
+app.command()(erase)
+app.command("forget", help="The name of `erase` in 0.1, which keeps working.")(erase)
 app.add_typer(versions.app, name="versions")
 app.add_typer(identities_job.app, name="identities")
 app.add_typer(quarantine.app, name="quarantine")

@@ -16,7 +16,7 @@ _LIMITS = """\
   output lists doubtful pairs. Models of faces are known to differ in quality by age, sex and skin tone.
 - Action units and emotions describe what a face looks like to a model, not what a person feels.
 - Faces are biometric data. Whoever holds or shares this data set needs a legal ground for it; people who were taken out
-  of the output by `faceatlas forget` stay in copies that were exported before.
+  of the output by `faceatlas erase` stay in copies that were exported before.
 """
 
 

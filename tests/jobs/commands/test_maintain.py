@@ -54,27 +54,28 @@ def test_status_tells_the_frames_of_the_videos_from_those_that_were_sampled(out)
 
 
 def test_forget_leaves_no_row_and_says_so(out):
-    code, text = call("forget", out, "--source", "file:///videos/aa11.mp4")
+    code, text = call("erase", out, "--source", "file:///videos/aa11.mp4")
     assert code == 0, text
     assert "8 rows erased from faces/f1" in text
-    code, text = call("forget", out, "--clip", "bb22")
+    code, text = call("erase", out, "--clip", "bb22")
     assert code == 0, text
     assert "8 rows erased from faces/f1" in text
-    assert call("forget", out)[0] == 2
+    assert call("erase", out)[0] == 2
+    assert call("forget", out) == call("erase", out)  # the name of 0.1
 
 
 def test_forget_takes_the_uri_of_a_clip(out):
-    code, text = call("forget", out, "--clip", "file:///videos/aa11.mp4")
+    code, text = call("erase", out, "--clip", "file:///videos/aa11.mp4")
     assert code == 0, text
     assert "8 rows erased from faces/f1" in text
 
 
 def test_forget_says_that_it_erased_only_when_it_did(out):
-    code, text = call("forget", out, "--clip", "interview_01")
+    code, text = call("erase", out, "--clip", "interview_01")
     assert code == 2
     assert "there is no clip with the id, key or uri interview_01" in text
     for later in (["--clip", "0123456789abcdef"], ["--source", "file:///videos/later.mp4"]):
-        code, text = call("forget", out, *later)
+        code, text = call("erase", out, *later)
         assert code == 0
         assert "no table held a row of it; later runs leave it out" in text
 

@@ -1,4 +1,4 @@
-"""`faceatlas forget OUT`: erase a clip, a source or a person permanently."""
+"""`faceatlas erase OUT`: erase a clip, a source or a person permanently."""
 
 from typing import Annotated
 
@@ -9,10 +9,10 @@ from jobs.commands.maintain import changing, console
 from jobs.options import ConfigOption, OutArgument, SetOption, exit_on_error
 from pipeline.corpus.discover import read_corpus
 from pipeline.errors import ConfigError
-from pipeline.maintenance import erase
+from pipeline.maintenance.erase import erase_clip, erase_identity, erase_source, find_clip
 
 
-def forget(
+def erase(
     out: OutArgument,
     clip: Annotated[str | None, typer.Option(help="Id, key or uri of a clip.")] = None,
     source: Annotated[str | None, typer.Option(help="URI of a video or tar shard: all its clips.")] = None,
@@ -26,23 +26,23 @@ def forget(
     """Erase a clip, a source or a person from every table and version; later runs do not bring them back.
 
     Examples:
-      faceatlas forget out/ --source s3://bucket/videos/a.mp4
+      faceatlas erase out/ --source s3://bucket/videos/a.mp4
 
-      faceatlas forget out/ --identity 0f3a5c7e9b1d2468
+      faceatlas erase out/ --identity 0f3a5c7e9b1d2468
     """
     with exit_on_error():
         if sum(value is not None for value in (clip, source, identity)) != 1:
             raise ConfigError("give exactly one of --clip, --source and --identity")
         if corpus is not None and source is None:
             raise ConfigError("--corpus goes with --source")
-        with changing(out, config, assignments, "forget") as output:
+        with changing(out, config, assignments, "erase") as output:
             if clip is not None:
-                audit = erase.erase_clip(output, erase.find_clip(output, clip))
+                audit = erase_clip(output, find_clip(output, clip))
             elif source is not None:
                 clips = read_corpus(corpus, settings(config, assignments, None)).clips if corpus else None
-                audit = erase.erase_source(output, source, clips)
+                audit = erase_source(output, source, clips)
             else:
-                audit = erase.erase_identity(output, identity or "")
+                audit = erase_identity(output, identity or "")
     for name, rows in audit["rows"].items():
         console.print(f"  {rows} rows erased from {name}")
     for path, what in audit["documents"].items():
