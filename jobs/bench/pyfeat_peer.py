@@ -46,7 +46,7 @@ class OneBox:
         return [[[x1 * width, y1 * height, x2 * width, y2 * height, 0.99]] for _ in frames]
 
 
-def serve(weights: Path, small: Path) -> None:
+def serve_weights(weights: Path, small: Path) -> None:
     """Let py-feat take its files from `weights`, laid out like the hub, instead of from the network."""
     for (repository, name), content in _SMALL_FILES.items():
         path = small / repository / name
@@ -78,7 +78,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as small:
-        serve(options.weights, Path(small))
+        serve_weights(options.weights, Path(small))
         detector = reference.Detectorv1(device="cpu")
         detector.facepose_detector = OneBox(detector.facepose_detector)
         asked = {"data_type": "video", "batch_size": options.batch, "skip_frames": options.every}

@@ -59,7 +59,7 @@ def _say(text: str) -> None:
 
 
 @app.command("list")
-def list_rows(out: OutArgument, config: ConfigOption = None, assignments: SetOption = None,
+def list_identities(out: OutArgument, config: ConfigOption = None, assignments: SetOption = None,
               as_json: JsonOption = False) -> None:  # fmt: skip
     """Print the identities, those with most faces first.
 

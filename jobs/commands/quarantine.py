@@ -16,7 +16,7 @@ WhereOption = Annotated[
 
 
 @app.command("list")
-def list_rows(
+def list_quarantined(
     out: OutArgument,
     where: WhereOption = None,
     config: ConfigOption = None,

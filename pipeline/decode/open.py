@@ -68,7 +68,7 @@ class SharedFile:
         """
         of_tar = fs.suffix(clip["uri"]) == ".tar" and clip.get("offset") is None
         if of_tar and tar_index.can_be_read_now(clip, options):
-            raise ClipError(f"{name_of(clip)} could not be read when the corpus was listed; now it can", NO_ACCESS)
+            raise ClipError(f"{file_name_of(clip)} could not be read when the corpus was listed; now it can", NO_ACCESS)
         self.file = fs.open_clip(clip, options)
         self.bytes_read = 0
 
@@ -106,7 +106,7 @@ class View:
         return self._position
 
 
-def name_of(clip: Mapping[str, Any]) -> str:
+def file_name_of(clip: Mapping[str, Any]) -> str:
     """The file's URI, or the name of the member of a tar."""
     return clip["uri"] if clip.get("member") is None else clip["member"]
 
@@ -123,7 +123,7 @@ def open_video(clip: Mapping[str, Any], config: DecodeConfig, shared: SharedFile
     Raises:
         ClipError: `not_a_video`, `truncated`, `no_video_stream`, `unsupported_codec` or `too_large`.
     """
-    name = name_of(clip)
+    name = file_name_of(clip)
     # of a picture's name FFmpeg makes a pattern of names, and opens those; without it, it reads what it is given
     file = shared.view(named=not (mimetypes.guess_type(name)[0] or "").startswith("image/"))
     head = file.read(fs.HEAD_BYTES)
