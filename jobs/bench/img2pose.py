@@ -23,7 +23,7 @@ from actors.models.img2pose import Img2PoseConfig, faces_of, place_candidates, r
 
 _FRAME_SIZE = (720, 1280)
 _THRESHOLD = 0.5
-_OURS_PER_TURN = 20  # one run of ours is too short for the clock's neighbours: the median of some is a turn's figure
+_OURS_PER_TURN = 20  # one run of ours is too short for the clock's neighbors: the median of some is a turn's figure
 
 #: the reference's own functions on the same input: once per line that it is sent; times go to stdout, results to a file
 _PEER = """
